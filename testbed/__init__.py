@@ -1,0 +1,3 @@
+"""Network emulation testbed for inference between device, edge and cloud."""
+
+__version__ = "0.1.0"
