@@ -1,0 +1,32 @@
+"""Where data that is not shipped lies: `${TESTBED_DATA}` in paths of scenarios."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from testbed.errors import InputError
+
+_VARIABLE = "${TESTBED_DATA}"
+
+
+def data_root(start: Path) -> Path | None:
+    """The data folder: `$TESTBED_DATA`, else `shared/data` beside a parent folder of `start`, else None."""
+    named = os.environ.get("TESTBED_DATA")
+    if named:
+        return Path(named)
+    for parent in start.resolve().parents:
+        if (parent / "shared" / "data").is_dir():
+            return parent / "shared" / "data"
+    return None
+
+
+def expand_data_path(name: str, origin: Path) -> str:
+    """Replace `${TESTBED_DATA}`. Raises InputError when the data are not there, with the way to get them."""
+    if _VARIABLE not in name:
+        return name
+    root = data_root(origin)
+    if root is None or not root.is_dir():
+        raise InputError("needs recorded data that are not shipped", file=origin, value=name,
+                         remedy="run `testbed traces get` and set TESTBED_DATA to the folder it names")
+    return name.replace(_VARIABLE, str(root))
