@@ -185,7 +185,8 @@ class Topology(Strict):
         pairs = [(a, b) for _, a, b in self.node_links()]
         if len({frozenset(p) for p in pairs}) != len(pairs):
             raise ValueError("links: two links join the same pair of nodes|remove one of them")
-        reached = self._component(pairs)
+        touched = {n for pair in pairs for n in pair} if len(self.node_names) > 1 else set(self.node_names)
+        reached = self._component(pairs) if touched.issuperset(self.node_names) else touched
         for tier in self.tiers:
             lost = [n for n in tier.nodes if n not in reached]
             if lost:

@@ -1,0 +1,28 @@
+"""`testbed schema`: JSON Schema of scenario or topology files, for completion and checks in editors."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command()
+def schema(kind: str = typer.Argument("scenario", help="scenario or topology")) -> None:
+    """Print the JSON Schema of one kind of file."""
+    from testbed.errors import InputError
+    from testbed.schema import Scenario, Topology
+
+    models = {"scenario": Scenario, "topology": Topology}
+    if kind not in models:
+        raise InputError("there is no such kind of file", key="KIND", value=kind, remedy="use scenario or topology")
+    document = models[kind].model_json_schema()
+    document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    if kind == "scenario":  # people write a topology as a path, and policies in short
+        document["properties"]["topology"] = {"anyOf": [{"type": "string"}, document["properties"]["topology"]]}
+        items = document["properties"]["policies"]["items"]
+        document["properties"]["policies"]["items"] = {
+            "anyOf": [{"enum": ["device-only", "edge-only", "cloud-only"]}, items]}
+    print(json.dumps(document, indent=2))

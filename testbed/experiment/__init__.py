@@ -1,0 +1,1 @@
+"""The room that ties all others together: trials, resume, the manifest."""

@@ -1,0 +1,155 @@
+"""From a scenario file to the list of its trials: sweep points x policies x repeats, each with its configuration hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from testbed.errors import InputError
+from testbed.experiment.content import Content
+from testbed.policies import Context, Policy, make_policy
+from testbed.policies.static import Fixed
+from testbed.schema.files import expand
+from testbed.schema.scenario import PlanSpec, PolicySpec, Scenario
+from testbed.workload.arrivals import generator
+
+HASH_LENGTH = 12
+# keys that do not change what one trial measures; everything else is in the hash
+_NOT_HASHED = ("description", "repeats", "sweep", "policies")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One policy at one sweep point, one repeat: a network of its own and a folder of its own."""
+
+    scenario: Scenario
+    policy: PlanSpec | PolicySpec
+    point: Mapping[str, Any]
+    repeat: int
+    config_hash: str
+    content_sha256: Mapping[str, str]
+    source: Path
+
+    @property
+    def folder(self) -> Path:
+        """Folder below `runs/<scenario>/`."""
+        return Path(self.config_hash) / str(self.repeat)
+
+    @property
+    def run_id(self) -> str:
+        """`quickstart/1a2b3c4d5e6f/0`."""
+        return f"{self.scenario.name}/{self.config_hash}/{self.repeat}"
+
+    @property
+    def label(self) -> str:
+        """What progress lines show."""
+        point = " ".join(f"{k.split('.')[-1]}={v}" for k, v in self.point.items())
+        return " ".join(filter(None, (self.policy.name, point, f"#{self.repeat}" if self.scenario.repeats > 1 else "")))
+
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration of this trial, JSON-ready: the scenario with just this policy."""
+        config = self.scenario.model_dump(mode="json")
+        config["policies"] = [self.policy.model_dump(mode="json")]
+        config["sweep"] = {}
+        return config
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All trials of a scenario file, in the order in which they run (repeats interleaved, so that drift hits all alike)."""
+
+    name: str
+    source: Path
+    trials: tuple[Trial, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+
+def plan_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None,
+                    sweep: Mapping[str, Sequence[Any]] | None = None) -> Experiment:
+    """Read, check and expand a scenario file; nothing is touched. Raises InputError."""
+    path = Path(path)
+    trials: dict[tuple[str, int], Trial] = {}
+    name = ""
+    for point in expand(path, overrides, sweep):
+        name = point.scenario.name
+        content = check_content(point.scenario, path)
+        for repeat in range(point.scenario.repeats):
+            for policy in point.scenario.policies:
+                hashed = config_hash(point.scenario, policy, content.sha256)
+                trial = Trial(point.scenario, policy, point.changes, repeat, hashed, content.sha256, path)
+                trials.setdefault((hashed, repeat), trial)
+    ordered = sorted(trials.values(), key=lambda t: t.repeat)
+    return Experiment(name, path, tuple(ordered))
+
+
+def config_hash(scenario: Scenario, policy: PlanSpec | PolicySpec, content_sha256: Mapping[str, str]) -> str:
+    """Hash of all that a trial measures: configuration, and the content of every file that it names (not its path)."""
+    config = scenario.model_dump(mode="json", exclude=set(_NOT_HASHED))
+    config["policy"] = policy.model_dump(mode="json")
+    text = json.dumps(_without_paths(config, content_sha256), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def _without_paths(value: Any, content_sha256: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_paths(v, content_sha256) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(v, content_sha256) for v in value]
+    return f"sha256:{content_sha256[value]}" if isinstance(value, str) and value in content_sha256 else value
+
+
+def check_content(scenario: Scenario, path: Path) -> Content:
+    """Open every file that the scenario names and compile every policy for every device. Raises InputError."""
+    content = Content.of(scenario, path)
+    for policy in scenario.policies:
+        for device in devices_of(scenario):
+            try:
+                made = make_policy(policy, context_for(scenario, content, device, repeat=0))
+                check_plan(made, content, policy.name)
+            except InputError as error:
+                if error.file is None:
+                    raise InputError(error.problem, file=path, key=error.key, value=error.value,
+                                     remedy=error.remedy) from None
+                raise
+    return content
+
+
+def check_plan(policy: Policy, content: Content, name: str) -> None:
+    """The codecs of a fixed plan must exist. Raises InputError."""
+    if isinstance(policy, Fixed):
+        for step in policy.plan.steps:
+            if step.codec not in content.codecs:
+                raise InputError("there is no such codec", key=f"policies.{name}.codec", value=step.codec,
+                                 remedy=f"use one of {', '.join(content.codecs)}")
+
+
+def devices_of(scenario: Scenario) -> list[str]:
+    """Nodes that issue requests."""
+    return next(t.nodes for t in scenario.topology.tiers if t.name == scenario.device_tier)
+
+
+def context_for(scenario: Scenario, content: Content, device: str, repeat: int) -> Context:
+    """What a policy on this device may know for the whole trial."""
+    topology = scenario.topology
+    tiers = tuple(t.name for t in topology.tiers)
+    own = topology.tier_of(device).name
+    tiers = (own, *(t for t in tiers if t != own))
+    index = devices_of(scenario).index(device)
+    return Context(
+        device=device,
+        nodes={tier: topology.serving_node(device, tier) for tier in tiers},
+        tiers=tiers,
+        models=content.models,
+        model=scenario.model,
+        deadline_s=scenario.load.deadline,
+        seed=int(generator(scenario.seed, repeat, "policy", index).integers(2**31)),
+    )
+
+
+def pending(experiment: Experiment, is_complete: Mapping[str, bool]) -> Iterator[Trial]:
+    """Trials that have still to run."""
+    return (t for t in experiment.trials if not is_complete.get(t.run_id, False))

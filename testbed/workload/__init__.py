@@ -1,0 +1,1 @@
+"""What arrives: schedules of requests and the program that every device runs."""
