@@ -17,6 +17,35 @@ COLUMN = typer.Option(None, "--column", help="which series, where a file holds s
 CLIP = typer.Option(None, "--clip", help="cut all rates to 0..RATE instead of refusing negative and absurd ones, e.g. 100mbit")
 
 
+@app.command("list")
+def list_traces(
+    folder: Path = typer.Argument(Path("traces"), help="a folder of traces, searched with its sub-folders"),
+    formats: bool = typer.Option(False, "--formats", help="list the formats that can be read instead"),
+) -> None:
+    """One line per trace of a folder: format, duration, mean rate; files that are no trace say why."""
+    from testbed.traces import FORMATS
+    from testbed.traces.registry import detect, read_source
+    from testbed.traces.source import open_source
+
+    if formats:
+        for known in FORMATS:
+            typer.echo(f"{known.name:<10} {'read+write' if known.write else 'read':<10}  {known.about}")
+        return
+    if not folder.is_dir():
+        raise InputError("no such folder of traces", file=folder, remedy="name one, or get some: testbed traces get --list")
+    for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+        try:
+            source = open_source(path)
+            known = detect(source)
+            choices = known.columns(source) if known.columns else []
+            for column in choices or [None]:
+                trace = read_source(source, format=known.name, column=column)
+                label = f"{path.relative_to(folder)}{f'  --column {column}' if len(choices) > 1 else ''}"
+                typer.echo(f"{label:<48} {known.name:<10} {trace.duration_ns / 1e9:8.1f} s {trace.mean_rate_bps / 1e6:9.2f} Mbit/s")
+        except InputError as error:
+            typer.echo(f"{str(path.relative_to(folder)):<48} -          {error.problem}")
+
+
 @app.command()
 def generate(
     prefix: Path = typer.Argument(..., help="writes PREFIX.up and PREFIX.down"),
