@@ -1,0 +1,1 @@
+"""Measurement: record tables, metrics with confidence intervals, validity checks and the report."""

@@ -1,0 +1,124 @@
+"""The verdict of a trial: did the emulation do what the file says, so that its numbers may be believed?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from testbed.measurement import checks
+from testbed.measurement.checks import Finding, Inputs
+from testbed.measurement.limits import LIMITS, Limit, Limits, OnFail
+from testbed.measurement.trial import Trial, load_trial
+
+State = Literal["passed", "failed", "warned", "not measured", "off"]
+VALID: Literal["VALID"] = "VALID"
+INVALID: Literal["INVALID"] = "INVALID"
+
+_CHECKS: dict[str, Callable[[Inputs, float], Finding]] = {
+    "issue_delay_p99_s": checks.issue_delay,
+    "apply_lag_p99_steps": checks.apply_lag,
+    "missed_steps_share": checks.missed_steps,
+    "delivered_error": checks.delivered,
+    "delay_late_p99_s": checks.delay_line,
+    "rate_error": checks.calibrated_rate,
+    "rtt_error_s": checks.calibrated_rtt,
+    "cpu_busy_share": checks.cpu_busy,
+    "cpu_steal_share": checks.cpu_steal,
+    "throttled_share": checks.throttled,
+    "compute_overrun_share": checks.compute_overrun,
+    "samples": checks.samples,
+    "unaccounted_p99_s": checks.unaccounted,
+    "order_violations": checks.violations,
+    "link_bytes_error": checks.link_bytes,
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: what was measured, what was allowed, and in words why it matters when it did not hold.
+
+    `passed` is None when nothing could be measured: that is neither a pass nor a failure, and is shown as such.
+    """
+
+    name: str
+    value: float | None
+    limit: float
+    unit: str
+    passed: bool | None
+    reason: str = ""
+    state: State = "passed"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the manifest."""
+        return {"name": self.name, "value": self.value, "limit": self.limit, "unit": self.unit, "passed": self.passed,
+                "state": self.state, "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Validity:
+    """VALID when no check failed; warnings and checks that could not be measured are listed, not hidden."""
+
+    verdict: Literal["VALID", "INVALID"]
+    checks: tuple[Check, ...] = field(default_factory=tuple)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Cause and remedy of every check that failed."""
+        return [check.reason for check in self.checks if check.state == "failed"]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in the manifest."""
+        return {"verdict": self.verdict, "checks": [check.to_dict() for check in self.checks]}
+
+    def get(self, name: str) -> Check:
+        """The check of that name; KeyError when there is none."""
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(name)
+
+
+def judge(inputs: Inputs, limits: Limits | None = None) -> Validity:
+    """Run every check. Limits come from the manifest's `config.validity` and `config.calibration` unless given."""
+    if limits is None:
+        config = inputs.manifest.get("config") or {}
+        limits = Limits.of(config.get("validity"), calibration=config.get("calibration"))
+    results = [_run(limit, limits.values[limit.name], limits.on_fail[limit.name], inputs) for limit in LIMITS]
+    failed = any(check.state == "failed" for check in results)
+    return Validity(INVALID if failed else VALID, tuple(results))
+
+
+def judge_trial(trial: Trial | str | Path) -> Validity:
+    """Judge a trial from what it left on disk."""
+    loaded = trial if isinstance(trial, Trial) else load_trial(trial)
+    return judge(inputs_of(loaded))
+
+
+def inputs_of(trial: Trial) -> Inputs:
+    """The evidence of a loaded trial."""
+    return Inputs(manifest=trial.manifest, requests=trial.requests, hops=trial.hops, links=trial.links,
+                  nodes=trial.nodes, fabric=trial.fabric)
+
+
+def inputs_from(manifest: Mapping[str, Any], tables: Mapping[str, pd.DataFrame],
+                fabric: Mapping[str, Any] | None = None) -> Inputs:
+    """The evidence from parts held in memory: the manifest, tables by name, and the fabric summary."""
+    return Inputs(manifest=manifest, fabric=fabric or {},
+                  **{name: tables[name] for name in ("requests", "hops", "links", "nodes") if name in tables})
+
+
+def _run(limit: Limit, allowed: float, action: OnFail, inputs: Inputs) -> Check:
+    if action == "off":
+        return Check(limit.name, None, allowed, limit.unit, None, "switched off by the scenario", "off")
+    finding = _CHECKS[limit.name](inputs, allowed)
+    if finding.value is None:
+        return Check(limit.name, None, allowed, limit.unit, None, f"not measured: {finding.text}", "not measured")
+    passed = finding.value >= allowed if limit.at_least else finding.value <= allowed
+    if passed:
+        return Check(limit.name, finding.value, allowed, limit.unit, True, "", "passed")
+    return Check(limit.name, finding.value, allowed, limit.unit, False, finding.text,
+                 "failed" if action == "fail" else "warned")
