@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from testbed.traces.registry import FORMATS, Format, detect, file_sha256, load_trace, save_trace
+from testbed.traces.rtt import load_rtt_log
 from testbed.traces.trace import Trace, concatenate, constant, device_offset_ns
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "detect",
     "device_offset_ns",
     "file_sha256",
+    "load_rtt_log",
     "load_trace",
     "save_trace",
 ]

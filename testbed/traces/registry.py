@@ -10,7 +10,18 @@ from dataclasses import replace as _replace
 from pathlib import Path
 
 from testbed.errors import InputError
-from testbed.traces.formats import mahimahi, own_csv
+from testbed.traces import rtt
+from testbed.traces.formats import (
+    columns,
+    gnettrack,
+    gophers,
+    gps_logs,
+    iperf3,
+    mahimahi,
+    opennetlab,
+    own_csv,
+    sabre,
+)
 from testbed.traces.source import Source, open_source
 from testbed.traces.trace import Trace
 
@@ -40,6 +51,14 @@ class Format:
 FORMATS: tuple[Format, ...] = (
     Format("csv", "our own: duration_ms,rate_bps|bits[,delay_ms][,loss]", own_csv.sniff, own_csv.read, own_csv.write),
     Format("mahimahi", "one ms stamp per 1500-byte packet", mahimahi.sniff, mahimahi.read, mahimahi.write),
+    Format("columns", "seconds and Mbit/s, two columns (Pensieve, Lumos5G)", columns.sniff, columns.read),
+    Format("ghent", "six-column 4G logs of Ghent, epoch in ms", gps_logs.sniff_ghent, gps_logs.read),
+    Format("norway", "six-column HSDPA logs of Norway, epoch in s", gps_logs.sniff_norway, gps_logs.read),
+    Format("gnettrack", "G-NetTrack CSV (UCC 4G/5G)", gnettrack.sniff, gnettrack.read, columns=gnettrack.columns),
+    Format("gophers", "5Gophers CSV, Mbit/s per second", gophers.sniff, gophers.read, columns=gophers.columns),
+    Format("sabre", "Sabre JSON periods", sabre.sniff, sabre.read),
+    Format("opennetlab", "AlphaRTC/OpenNetLab JSON", opennetlab.sniff, opennetlab.read, columns=opennetlab.columns),
+    Format("iperf3", "iperf3 --json intervals", iperf3.sniff, iperf3.read, columns=iperf3.columns),
 )
 
 
@@ -81,6 +100,8 @@ def find_format(name: str) -> Format:
 
 def detect(source: Source) -> Format:
     """The format that a file is in, by its content alone."""
+    if rtt.sniff(source):
+        raise source.error(rtt.REASON, remedy=rtt.REMEDY)
     for known in FORMATS:
         if known.sniff(source):
             return known

@@ -8,7 +8,9 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +58,17 @@ class Source:
             if len(picked) == 20:
                 break
         return picked
+
+    def mostly(self, pattern: re.Pattern[str]) -> bool:
+        """Do more than half of the first lines match? One broken line must not hide what a file is."""
+        return sum(bool(pattern.fullmatch(line)) for line in self.head) * 2 > len(self.head)
+
+    def data_lines(self) -> Iterator[tuple[int, str]]:
+        """(line number, stripped text) of every line that is neither blank nor a comment."""
+        for line, text in enumerate(self.lines, 1):
+            text = text.strip()
+            if text and not text.startswith("#"):
+                yield line, text
 
     def error(self, problem: str, line: int | str | None = None, *, value: object = None, remedy: str | None = None) -> InputError:
         """An `InputError` that names this file and a line (or a place inside a JSON document)."""

@@ -9,6 +9,8 @@ again is the same file.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from testbed.errors import InputError
@@ -18,11 +20,12 @@ from testbed.traces.trace import IntArray, Trace
 PACKET_BITS = 1500 * 8
 NS_PER_MS = 1_000_000
 WINDOW_MS = 100
+STAMP = re.compile(r"-?\d+")
 
 
 def sniff(source: Source) -> bool:
-    """Every line one whole number, nothing else."""
-    return bool(source.head) and all(line.isdecimal() for line in source.head[:5])
+    """Most lines are one whole number, nothing else."""
+    return source.mostly(STAMP)
 
 
 def read(source: Source, column: str | None, clip: float | None) -> Trace:
