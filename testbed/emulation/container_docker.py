@@ -49,7 +49,7 @@ sys.stdin.buffer.read()
 
 
 class DockerContainer(Container):
-!!    """An attached ``docker run``; the program itself is the daemon's, so figures and signals go by its API."""
+    """An attached ``docker run``; the program is the daemon's, so figures and signals go by its API."""
 
     def __init__(
         self, name: str, client: subprocess.Popen[bytes], log_path: Path, api: DockerApi, unique: str
@@ -102,7 +102,8 @@ class DockerContainer(Container):
     def _post(self, action: str) -> None:
         status, answer = self.api.call("POST", f"/containers/{self.unique}/{action}")
         if status >= 300:
-            raise EmulationError(f"{self.name}: docker refused {action.split('?')[0]}: {answer.get('message', status)}")
+            what = action.split("?")[0]
+            raise EmulationError(f"{self.name}: docker refused {what}: {answer.get('message', status)}")
 
 
 class DockerEngine(Engine):
@@ -124,13 +125,13 @@ class DockerEngine(Engine):
         """The engine's version; a client that reaches no engine is as good as none."""
         need_program("docker", _REMEDY)
         try:
-            version = run_checked(["docker", "version", "--format", "{{.Server.Version}}"], timeout_s=10).strip()
+            version = run_checked(["docker", "version", "--format", "{{.Server.Version}}"], timeout_s=10)
         except EmulationError as error:
             raise MissingToolError(str(error), remedy=_REMEDY) from None
         if os.geteuid() != 0:
-            raise MissingToolError("docker answers, but only root can join its network namespaces", remedy="use sudo")
+            raise MissingToolError("docker answers, but only root can join its namespaces", remedy="use sudo")
         DockerApi.from_environment()
-        return version
+        return version.strip()
 
     def prepare(self) -> None:
         super().prepare()
@@ -142,6 +143,7 @@ class DockerEngine(Engine):
         self._host_mounts = host_mounts()
 
     def create_netns(self, node: str) -> NetNamespace:
+        log_path = self.state_dir / f"{node}-net.log"
         # in the machine's own /tmp, which the daemon sees too; a socket's path must be short
         with tempfile.TemporaryDirectory(prefix="testbed-", dir=_shared_folder()) as folder:
             with socket.socket(socket.AF_UNIX) as listener:
@@ -154,9 +156,9 @@ class DockerEngine(Engine):
                     [sys.executable, "-c", _PAUSE],
                     [*self._host_mounts, Mount(Path(folder), Path("/handover"), read_only=False)],
                     HOST_IMAGE,
-                    self.state_dir / f"{node}-net.log",
+                    log_path,
                 )
-                pause = DockerContainer(f"{node}-net", client, self.state_dir / f"{node}-net.log", self.api, unique)
+                pause = DockerContainer(f"{node}-net", client, log_path, self.api, unique)
                 self.containers.append(pause)
                 descriptor = _receive_descriptor(listener, pause)
         self._descriptors.append(descriptor)
@@ -253,7 +255,7 @@ class DockerApi:
         address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         if not address.startswith("unix://"):
             raise MissingToolError(
-                f"DOCKER_HOST={address} is another machine's engine; emulated links need this machine's kernel",
+                f"DOCKER_HOST={address} is not this machine's engine, and the links are this kernel's",
                 remedy="unset DOCKER_HOST or point it to a unix:// socket",
             )
         return cls(address.removeprefix("unix://"))
@@ -269,7 +271,7 @@ class DockerApi:
             answer = connection.getresponse()
             body = answer.read()
         except (OSError, http.client.HTTPException) as error:
-            raise EmulationError(f"the Docker engine at {self.socket_path} does not answer: {error}") from None
+            raise EmulationError(f"Docker at {self.socket_path} does not answer: {error}") from None
         finally:
             connection.close()
         decoded = json.loads(body) if body else {}

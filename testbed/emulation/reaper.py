@@ -1,4 +1,4 @@
-!!"""Removes what a run leaves outside its sandbox (control groups, Docker containers), however the run ended."""
+"""Removes what a run leaves outside its sandbox (control groups, Docker containers), however it ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reaper:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,  # neither the terminal's Ctrl-C nor the end of our process group reaches it
+            start_new_session=True,  # the terminal's Ctrl-C does not reach it
             cwd="/",
         )
         return self
