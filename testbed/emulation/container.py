@@ -1,8 +1,8 @@
 """Where a node's program runs: one small interface over Podman, Docker and plain processes.
 
 A node has a network namespace (:class:`NetNamespace`, that of its Mininet host) and, in it, a
-:class:`Container` that may crash and be started again without the network noticing. A container has no network
-of its own: it joins that namespace, so no packet can by-pass the emulated links.
+:class:`Container` that may crash and be started again without the network noticing. A container has no
+network of its own: it joins that namespace, so no packet can by-pass the emulated links.
 
 ======== ============================= ============================================= ====================
 engine   who owns the namespace        dies with its trial because                   limits and usage from

@@ -96,8 +96,9 @@ class DockerContainer(Container):
 
     def kill(self, timeout_s: float = 10.0) -> int:
         if self.poll() is None:
-            _ = self.pid  # a client that is killed before the daemon has started its container leaves it
-            running return super().kill(timeout_s)
+            # a client that is killed before the daemon has started its container would leave it running
+            _ = self.pid
+        return super().kill(timeout_s)
 
     def _post(self, action: str) -> None:
         status, answer = self.api.call("POST", f"/containers/{self.unique}/{action}")
@@ -296,8 +297,8 @@ def _receive_descriptor(listener: socket.socket, pause: DockerContainer, timeout
         if descriptors:
             return descriptors[0]
     raise EmulationError(
-        f"{pause.name} handed over no namespace within {timeout_s:g} s; is the Docker engine in a virtual
-        machine?" )
+        f"{pause.name} handed over no namespace within {timeout_s:g} s; is Docker in a virtual machine?"
+    )
 
 
 def _shared_folder() -> str:
