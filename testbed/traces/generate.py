@@ -4,11 +4,12 @@ The model. In steps of 20 ms the capacity of direction *d* is
 
     C_d(t) = m_d * min(k * exp(S_d(t) + F_d(t)), peak_ratio) * A(t)
 
-* S, slow: shadowing by buildings and the load of the cell, together an AR(1) process in the log domain, that is
-  Gudmundson's exponentially correlated shadowing (Electronics Letters 27(23), 1991), with standard deviation
-  ``slow_std`` (nepers) and correlation time ``slow_time_s``. Up and down share half of its variance: one path,
-  two schedulers.
-* F, fast: fading and scheduling, AR(1) in the log domain with ``fast_std`` and ``fast_time_s``, independent up and down.
+* S, slow: shadowing by buildings and the load of the cell, together an AR(1) process in the log domain,
+  that is Gudmundson's exponentially correlated shadowing (Electronics Letters 27(23), 1991), with standard
+  deviation ``slow_std`` (nepers) and correlation time ``slow_time_s``. Up and down share half of its
+  variance: one path, two schedulers.
+* F, fast: fading and scheduling, AR(1) in the log domain with ``fast_std`` and ``fast_time_s``, independent
+  up and down.
 * A, availability, shared by both directions: 0 during outages, which begin as a Poisson process
   (``outages_per_min``) and last exponentially long (mean ``outage_s``), and during handovers
   (``handovers_per_min``), which interrupt for a uniform time in ``handover_s`` and then draw the slow process
@@ -16,10 +17,10 @@ The model. In steps of 20 ms the capacity of direction *d* is
 * ``peak_ratio``: the modulation, the grants and the category of the modem bound the rate.
 * k is solved so that the mean over the period is the asked m_d.
 
-Rates are rounded to 1 kbit/s. Randomness is Python's ``random.Random``, whose ``random()`` is guaranteed to stay the
-same across versions, turned into normal deviates by ``statistics.NormalDist``; numpy's streams carry no such promise.
-The parameters of the three mobility classes were fitted by eye to statistics (not to samples) of public captures;
-``docs/traces.md`` has the table.
+Rates are rounded to 1 kbit/s. Randomness is Python's ``random.Random``, whose ``random()`` is guaranteed to
+stay the same across versions, turned into normal deviates by ``statistics.NormalDist``; numpy's streams
+carry no such promise. The parameters of the three mobility classes were fitted by eye to statistics (not to
+samples) of public captures; ``docs/traces.md`` has the table.
 """
 
 from __future__ import annotations
@@ -86,31 +87,44 @@ def generate_pair(
     model = _model(mobility)
     steps = round(duration_s * 1000 / STEP_MS)
     if not 1 <= duration_s <= 86_400 or abs(steps * STEP_MS / 1000 - duration_s) > 1e-9:
-        raise InputError("the duration of a generated trace must be a multiple of 20 ms from 1 s to a day",
-                         key="duration", value=duration_s)
+        raise InputError(
+            "the duration of a generated trace must be a multiple of 20 ms from 1 s to a day",
+            key="duration",
+            value=duration_s,
+        )
     if not 0 <= variability <= 3:
         raise InputError("variability must lie between 0 and 3", key="variability", value=variability)
     outage_rate = model.outages_per_min if outages_per_min is None else outages_per_min
     if not 0 <= outage_rate * model.outage_s <= 30:
-        raise InputError("outages must leave at least half of the time", key="outages_per_min", value=outage_rate,
-                         remedy=f"at most {30 / model.outage_s:g} a minute of mean {model.outage_s:g} s")
+        raise InputError(
+            "outages must leave at least half of the time",
+            key="outages_per_min",
+            value=outage_rate,
+            remedy=f"at most {30 / model.outage_s:g} a minute of mean {model.outage_s:g} s",
+        )
     available, new_cell = _availability(model, seed, steps, outage_rate)
     shared = _ar1(Random(f"{seed}/slow/shared"), model.slow_time_s, steps, new_cell)
     traces = []
     for direction, mean_bps in (("up", up_bps), ("down", down_bps)):
         if not 50 * QUANTUM_BPS <= mean_bps <= 1e9:
-            raise InputError("the mean rate must lie between 50 kbit/s and 1 Gbit/s", key=direction, value=mean_bps)
+            raise InputError(
+                "the mean rate must lie between 50 kbit/s and 1 Gbit/s", key=direction, value=mean_bps
+            )
         own = _ar1(Random(f"{seed}/slow/{direction}"), model.slow_time_s, steps, new_cell)
         fast = _ar1(Random(f"{seed}/fast/{direction}"), model.fast_time_s, steps, [])
         slow_std = variability * model.slow_std
-        shared_std, own_std = (math.sqrt(part) * slow_std for part in (SHARED_SLOW_VARIANCE, 1 - SHARED_SLOW_VARIANCE))
+        shared_std, own_std = (
+            math.sqrt(part) * slow_std for part in (SHARED_SLOW_VARIANCE, 1 - SHARED_SLOW_VARIANCE)
+        )
         gains = [
             math.exp(shared_std * a + own_std * b + variability * model.fast_std * c)
             for a, b, c in zip(shared, own, fast, strict=True)
         ]
         rates = _scale(gains, available, model.peak_ratio, mean_bps)
         # round to whole quanta and carry the rest, so that rounding never moves the mean
-        units = np.diff(np.floor(np.cumsum(np.array(rates) / QUANTUM_BPS) + 0.5), prepend=0.0).astype(np.int64)
+        units = np.diff(np.floor(np.cumsum(np.array(rates) / QUANTUM_BPS) + 0.5), prepend=0.0).astype(
+            np.int64
+        )
         units[np.array(available) == 0] = 0
         bits_per_unit = QUANTUM_BPS * STEP_MS // 1000
         times = np.arange(steps + 1, dtype=np.int64) * (STEP_MS * 1_000_000)
@@ -122,8 +136,12 @@ def _model(mobility: str | Mobility) -> Mobility:
     if isinstance(mobility, Mobility):
         return mobility
     if mobility not in MOBILITY:
-        raise InputError("unknown mobility class", key="mobility", value=mobility,
-                         remedy=f"the classes are {', '.join(MOBILITY)}")
+        raise InputError(
+            "unknown mobility class",
+            key="mobility",
+            value=mobility,
+            remedy=f"the classes are {', '.join(MOBILITY)}",
+        )
     return MOBILITY[mobility]
 
 
@@ -139,7 +157,9 @@ def _ar1(random: Random, time_s: float, steps: int, restarts: list[int]) -> list
     return values
 
 
-def _availability(model: Mobility, seed: int, steps: int, outages_per_min: float) -> tuple[list[int], list[int]]:
+def _availability(
+    model: Mobility, seed: int, steps: int, outages_per_min: float
+) -> tuple[list[int], list[int]]:
     """1 or 0 per step, and the steps at which a new cell begins to serve."""
     step_s = STEP_MS / 1000
     available, new_cell = [1] * steps, []
@@ -181,11 +201,16 @@ def _normals(random: Random) -> Iterator[float]:
 def _scale(gains: list[float], available: list[int], peak_ratio: float, mean_bps: float) -> list[float]:
     """The factor k by bisection: mean of min(k * gain, peak) * available equals 1; times the asked mean."""
     if sum(available) * peak_ratio <= 1.01 * len(gains):
-        raise InputError("outages leave too little time to reach the mean rate", key="outages_per_min",
-                         remedy="choose another seed, a longer duration or fewer outages")
+        raise InputError(
+            "outages leave too little time to reach the mean rate",
+            key="outages_per_min",
+            remedy="choose another seed, a longer duration or fewer outages",
+        )
     low, high = 0.0, 1e6
     for _ in range(100):
         middle = (low + high) / 2
-        mean = math.fsum(min(middle * g, peak_ratio) * a for g, a in zip(gains, available, strict=True)) / len(gains)
+        mean = math.fsum(
+            min(middle * g, peak_ratio) * a for g, a in zip(gains, available, strict=True)
+        ) / len(gains)
         low, high = (middle, high) if mean < 1 else (low, middle)
     return [min(low * g, peak_ratio) * a * mean_bps for g, a in zip(gains, available, strict=True)]

@@ -49,15 +49,31 @@ class Format:
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("csv", "our own: duration_ms,rate_bps|bits[,delay_ms][,loss]", own_csv.sniff, own_csv.read, own_csv.write),
+    Format(
+        "csv",
+        "our own: duration_ms,rate_bps|bits[,delay_ms][,loss]",
+        own_csv.sniff,
+        own_csv.read,
+        own_csv.write,
+    ),
     Format("mahimahi", "one ms stamp per 1500-byte packet", mahimahi.sniff, mahimahi.read, mahimahi.write),
     Format("columns", "seconds and Mbit/s, two columns (Pensieve, Lumos5G)", columns.sniff, columns.read),
     Format("ghent", "six-column 4G logs of Ghent, epoch in ms", gps_logs.sniff_ghent, gps_logs.read),
     Format("norway", "six-column HSDPA logs of Norway, epoch in s", gps_logs.sniff_norway, gps_logs.read),
-    Format("gnettrack", "G-NetTrack CSV (UCC 4G/5G)", gnettrack.sniff, gnettrack.read, columns=gnettrack.columns),
-    Format("gophers", "5Gophers CSV, Mbit/s per second", gophers.sniff, gophers.read, columns=gophers.columns),
+    Format(
+        "gnettrack", "G-NetTrack CSV (UCC 4G/5G)", gnettrack.sniff, gnettrack.read, columns=gnettrack.columns
+    ),
+    Format(
+        "gophers", "5Gophers CSV, Mbit/s per second", gophers.sniff, gophers.read, columns=gophers.columns
+    ),
     Format("sabre", "Sabre JSON periods", sabre.sniff, sabre.read),
-    Format("opennetlab", "AlphaRTC/OpenNetLab JSON", opennetlab.sniff, opennetlab.read, columns=opennetlab.columns),
+    Format(
+        "opennetlab",
+        "AlphaRTC/OpenNetLab JSON",
+        opennetlab.sniff,
+        opennetlab.read,
+        columns=opennetlab.columns,
+    ),
     Format("iperf3", "iperf3 --json intervals", iperf3.sniff, iperf3.read, columns=iperf3.columns),
 )
 
@@ -86,7 +102,11 @@ def read_source(
     if clip is not None and not 0 < clip <= 1e12:
         raise InputError("the clip rate must be above 0 and at most 1 Tbit/s", key="clip", value=clip)
     chosen = find_format(format) if format is not None else detect(source)
-    return chosen.read(source, column, clip)
+    trace = chosen.read(source, column, clip)
+    if trace.total_bits == 0:
+        remedy = "choose another column, or use a link-down event for an outage"
+        raise source.error("carries no bit at all", remedy=remedy)
+    return trace
 
 
 def find_format(name: str) -> Format:
@@ -94,8 +114,12 @@ def find_format(name: str) -> Format:
     for known in FORMATS:
         if known.name == name:
             return known
-    raise InputError("unknown trace format", key="format", value=name,
-                     remedy=f"the formats are {', '.join(known.name for known in FORMATS)}")
+    raise InputError(
+        "unknown trace format",
+        key="format",
+        value=name,
+        remedy=f"the formats are {', '.join(known.name for known in FORMATS)}",
+    )
 
 
 def detect(source: Source) -> Format:
@@ -106,21 +130,30 @@ def detect(source: Source) -> Format:
         if known.sniff(source):
             return known
     first = source.head[0] if source.head else ""
-    raise source.error("is in no trace format that is known", 1 if first else None, value=first,
-                       remedy=f"name one with --format: {', '.join(known.name for known in FORMATS)}")
+    raise source.error(
+        "is in no trace format that is known",
+        1 if first else None,
+        value=first,
+        remedy=f"name one with --format: {', '.join(known.name for known in FORMATS)}",
+    )
 
 
-def save_trace(trace: Trace, path: str | Path, *, format: str | None = None, comments: list[str] | None = None) -> None:
-    """Write a trace; a name that ends in ``.gz`` is compressed (without name and time: same trace, same bytes).
+def save_trace(
+    trace: Trace, path: str | Path, *, format: str | None = None, comments: list[str] | None = None
+) -> None:
+    """Write a trace; a name that ends in ``.gz`` is compressed (no time in it: same trace, same bytes).
 
-    format: ``csv`` or ``mahimahi``; None means csv for names ending in ``.csv`` or ``.csv.gz``, else mahimahi.
+    format: ``csv`` or ``mahimahi``; None means csv for names ending in ``.csv`` or ``.csv.gz``, else
+    mahimahi.
     """
     path = Path(path)
     plain = path.name.removesuffix(".gz")
     chosen = find_format(format or ("csv" if plain.endswith(".csv") else "mahimahi"))
     if chosen.write is None:
         writable = ", ".join(known.name for known in FORMATS if known.write)
-        raise InputError("this format is only read", key="format", value=chosen.name, remedy=f"write {writable}")
+        raise InputError(
+            "this format is only read", key="format", value=chosen.name, remedy=f"write {writable}"
+        )
     raw = chosen.write(trace, comments or []).encode()
     if plain != path.name:
         raw = gzip.compress(raw, compresslevel=9, mtime=0)

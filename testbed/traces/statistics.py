@@ -43,7 +43,8 @@ def window_rates_bps(trace: Trace, window_ns: int) -> FloatArray:
     """float64, mean rate in each whole window of one period (the whole period where it is shorter)."""
     window_ns = min(window_ns, trace.duration_ns)
     bits = trace.bits_per_step(window_ns, trace.duration_ns // window_ns)
-    return bits * (NS_PER_S / window_ns)
+    rates: FloatArray = bits.astype(np.float64) * (NS_PER_S / window_ns)
+    return rates
 
 
 def describe(trace: Trace) -> TraceStatistics:

@@ -63,14 +63,13 @@ class Trace:
         if bool((bits < 0).any()):
             raise self._bad("bits of a segment must not be negative", int(bits.min()))
         if float(bits.sum(dtype=np.float64)) > INT64_MAX / 4:
-            raise self._bad("the trace carries more bits than fit in 62 bits", float(bits.sum(dtype=np.float64)))
-        if self.packet_bits is not None and (
-            self.packet_bits <= 0 or bool((bits % self.packet_bits).any())
-        ):
+            raise self._bad(
+                "the trace carries more bits than fit in 62 bits", float(bits.sum(dtype=np.float64))
+            )
+        if self.packet_bits is not None and (self.packet_bits <= 0 or bool((bits % self.packet_bits).any())):
             raise self._bad("bits must be whole packets", self.packet_bits)
-        set_field = lambda key, value: object.__setattr__(self, key, value)  # noqa: E731
-        set_field("times_ns", times)
-        set_field("bits", bits)
+        self._set("times_ns", times)
+        self._set("bits", bits)
         for key in ("delay_s", "loss"):
             column = getattr(self, key)
             if column is None:
@@ -81,12 +80,15 @@ class Trace:
                 raise self._bad(f"{key} must hold one value >= 0 per segment (loss at most 1)", column.shape)
             if not bool(np.isfinite(column).all()):
                 raise self._bad(f"{key} must be finite", None)
-            set_field(key, column)
-        set_field("_cumulative", _frozen(np.concatenate(([0], np.cumsum(bits))), np.int64))
+            self._set(key, column)
+        self._set("_cumulative", _frozen(np.concatenate(([0], np.cumsum(bits))), np.int64))
         lengths = np.diff(times)
         # the largest product formed in _cumulative_bits; beyond int64 Python's integers take over
         largest = np.minimum(bits, lengths).astype(np.float64) * lengths.astype(np.float64)
-        set_field("_wide", bool((largest > INT64_MAX / 2).any()))
+        self._set("_wide", bool((largest > INT64_MAX / 2).any()))
+
+    def _set(self, key: str, value: object) -> None:
+        object.__setattr__(self, key, value)  # the only way to fill a frozen dataclass
 
     def _bad(self, problem: str, value: object) -> InputError:
         return InputError(problem, file=self.name or None, value=value)
@@ -118,7 +120,9 @@ class Trace:
         """Digest of the content (times, bits, packet size, delay, loss); the same for .gz and plain files."""
         digest = hashlib.sha256(f"trace-1 {self.packet_bits}".encode())
         for column in (self.times_ns, self.bits, self.delay_s, self.loss):
-            digest.update(b"none" if column is None else column.astype(column.dtype.newbyteorder("<")).tobytes())
+            digest.update(
+                b"none" if column is None else column.astype(column.dtype.newbyteorder("<")).tobytes()
+            )
         return digest.hexdigest()
 
     def __eq__(self, other: object) -> bool:
@@ -129,8 +133,8 @@ class Trace:
 
     def __repr__(self) -> str:
         return (
-            f"Trace({self.name or 'unnamed'}: {len(self.bits)} segments, {self.duration_ns / NS_PER_S:.3f} s, "
-            f"mean {self.mean_rate_bps / 1e6:.3f} Mbit/s)"
+            f"Trace({self.name or 'unnamed'}: {len(self.bits)} segments, "
+            f"{self.duration_ns / NS_PER_S:.3f} s, mean {self.mean_rate_bps / 1e6:.3f} Mbit/s)"
         )
 
     # ---- reading it at an instant ------------------------------------------------------------------------
@@ -143,11 +147,14 @@ class Trace:
         return int(ends[1] - ends[0])
 
     def bits_per_step(self, step_ns: int, steps: int, offset_ns: int = 0) -> IntArray:
-        """int64 (steps,), bits allowed in each of `steps` consecutive intervals of `step_ns` from `offset_ns`."""
+        """int64 (steps,), bits allowed in each of `steps` intervals of `step_ns` from `offset_ns` on."""
         if step_ns <= 0 or steps < 0:
-            raise InputError("step must be positive and the number of steps not negative", value=(step_ns, steps))
+            raise InputError(
+                "step must be positive and the number of steps not negative", value=(step_ns, steps)
+            )
         borders = offset_ns + step_ns * np.arange(steps + 1, dtype=np.int64)
-        return np.diff(self.cumulative_bits(borders))
+        bits: IntArray = np.diff(self.cumulative_bits(borders))
+        return bits
 
     def cumulative_bits(self, t_ns: IntArray) -> IntArray:
         """int64, bits allowed in [0, t) for every t of an array (laps counted, negative before 0)."""
@@ -174,7 +181,7 @@ class Trace:
     # ---- making others of it -----------------------------------------------------------------------------
 
     def scaled(self, factor: float) -> Trace:
-        """All rates times `factor`; cumulative rounding, so the total is off by less than one bit or packet."""
+        """All rates times `factor`; rounded cumulatively: the total is off by less than one bit or packet."""
         if not 0 < factor < 1e9:
             raise InputError("the factor of a trace must be positive and finite", value=factor)
         ratio, unit = Fraction(factor), self.packet_bits or 1
@@ -182,7 +189,8 @@ class Trace:
         cumulative = [int(value) * top // bottom * unit for value in self._cumulative]
         if cumulative[-1] > INT64_MAX // 4:
             raise self._bad("the scaled trace would carry more bits than fit in 62 bits", factor)
-        return replace(self, bits=np.diff(np.array(cumulative, dtype=np.int64)))
+        bits: IntArray = np.diff(np.array(cumulative, dtype=np.int64)).astype(np.int64)
+        return replace(self, bits=bits)
 
     def shifted(self, offset_ns: int) -> Trace:
         """Rotated: what the result allows at time t is what this trace allows at t + offset_ns."""
@@ -209,7 +217,9 @@ class Trace:
             raise InputError("the limit of a trace must be positive", value=max_rate_bps)
         lengths = np.diff(self.times_ns)
         if self.packet_bits is None:
-            limits = np.array([int(Fraction(max_rate_bps) * int(x) / NS_PER_S) for x in lengths], dtype=object)
+            limits = np.array(
+                [int(Fraction(max_rate_bps) * int(x) / NS_PER_S) for x in lengths], dtype=object
+            )
             return replace(self, bits=np.minimum(self.bits.astype(object), limits).astype(np.int64))
         window_ns = NS_PER_S // 10
         allowed = max(1, int(max_rate_bps / 10 / self.packet_bits)) * self.packet_bits
@@ -222,9 +232,11 @@ class Trace:
         """Segments of `step_ns` (the last may be shorter) with the same bits; delay and loss are averaged."""
         if step_ns <= 0:
             raise InputError("the step of a trace must be positive", value=step_ns)
-        borders = np.unique(np.append(np.arange(0, self.duration_ns, step_ns, dtype=np.int64), self.duration_ns))
+        borders = np.unique(
+            np.append(np.arange(0, self.duration_ns, step_ns, dtype=np.int64), self.duration_ns)
+        )
         bits = np.diff(np.append(self.cumulative_bits(borders[:-1]), self.total_bits))
-        means: dict[str, Any] = {}
+        means: dict[str, FloatArray | None] = {"delay_s": None, "loss": None}
         for key in ("delay_s", "loss"):
             column = getattr(self, key)
             if column is None:
@@ -232,13 +244,17 @@ class Trace:
             integral = np.concatenate(([0.0], np.cumsum(column * np.diff(self.times_ns))))
             mean = np.diff(np.interp(borders, self.times_ns, integral)) / np.diff(borders)
             means[key] = np.clip(mean, column.min(), column.max())
-        return replace(self, times_ns=borders, bits=bits, **means)
+        return replace(self, times_ns=borders, bits=bits, delay_s=means["delay_s"], loss=means["loss"])
 
     def _pieces(self, times_ns: IntArray, bits: IntArray, order: IntArray) -> Trace:
-        """A trace from segments of this one, `order` naming the segment whose delay and loss each piece has."""
-        columns = {key: getattr(self, key) for key in ("delay_s", "loss")}
-        picked = {key: None if column is None else column[order] for key, column in columns.items()}
-        return replace(self, times_ns=times_ns, bits=bits, **picked)
+        """A trace of pieces of this one; `order` names the segment whose delay and loss a piece has."""
+        return replace(
+            self,
+            times_ns=times_ns,
+            bits=bits,
+            delay_s=None if self.delay_s is None else self.delay_s[order],
+            loss=None if self.loss is None else self.loss[order],
+        )
 
 
 def concatenate(traces: Sequence[Trace], name: str = "") -> Trace:
@@ -281,6 +297,6 @@ def device_offset_ns(trace: Trace, seed: int, device: int | str, step_ns: int = 
 
 
 def _frozen(values: Any, dtype: type) -> Any:
-    array = np.array(values, dtype=dtype, copy=True)
+    array: NDArray[Any] = np.array(values, dtype=dtype, copy=True)
     array.setflags(write=False)
     return array

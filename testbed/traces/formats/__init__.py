@@ -1,1 +1,1 @@
-"""One module per format family; each has `sniff(source)`, `read(source, column, clip)` and perhaps `write`."""
+"""One module per format family: `sniff(source)`, `read(source, column, clip)` and perhaps `write`."""

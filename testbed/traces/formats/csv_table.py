@@ -25,8 +25,14 @@ def rows(source: Source) -> Iterator[tuple[int, dict[str, str]]]:
         try:
             fields = next(csv.reader([text]), [])
         except csv.Error as error:
-            raise source.error(f"is not CSV: {error}", line, value=text, remedy="mend or remove the line") from None
+            raise source.error(
+                f"is not CSV: {error}", line, value=text, remedy="mend or remove the line"
+            ) from None
         if len(fields) != len(names):
-            raise source.error(f"{len(fields)} fields where the header has {len(names)}", line, value=text,
-                               remedy="mend or remove the line")
+            raise source.error(
+                f"{len(fields)} fields where the header has {len(names)}",
+                line,
+                value=text,
+                remedy="mend or remove the line",
+            )
         yield line, dict(zip(names, (value.strip() for value in fields), strict=True))

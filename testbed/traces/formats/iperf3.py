@@ -1,8 +1,8 @@
-"""``iperf3 --json``: the bytes of each reporting interval (throughput that was achieved, a lower bound of capacity).
+"""``iperf3 --json``: the bytes of each interval (throughput achieved, a lower bound of capacity).
 
-``--column sum`` (default) is the test's own direction; after ``--bidir``, ``sum_bidir_reverse`` is the other one.
-Omitted intervals (``-O``) are left out. Note that the sender's view counts what entered its socket buffer: take the
-receiver's file, or ``-R`` seen from the client, for what really crossed the path.
+``--column sum`` (default) is the test's own direction; after ``--bidir``, ``sum_bidir_reverse`` is the
+other one. Omitted intervals (``-O``) are left out. Note that the sender's view counts what entered its
+socket buffer: take the receiver's file, or ``-R`` seen from the client, for what really crossed the path.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def read(source: Source, column: str | None, clip: float | None) -> Trace:
     name = column or "sum"
     choices = columns(source)
     if name not in choices:
-        raise source.error("has no such series", value=name, remedy=f"it holds {', '.join(choices) or 'none'}")
+        raise source.error(
+            "has no such series", value=name, remedy=f"it holds {', '.join(choices) or 'none'}"
+        )
     rows, before_s = Rows(source), None
     for index, interval in enumerate(_intervals(source)):
         place = f"intervals[{index}].{name}"

@@ -15,9 +15,13 @@ def parse(source: Source) -> Any:
     try:
         return json.loads(source.text)
     except json.JSONDecodeError as error:
-        raise source.error(f"is not JSON: {error.msg}", error.lineno, remedy="fetch or write the file again") from None
+        raise source.error(
+            f"is not JSON: {error.msg}", error.lineno, remedy="fetch or write the file again"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise source.error(f"is not usable JSON: {type(error).__name__}", remedy="fetch or write the file again") from None
+        raise source.error(
+            f"is not usable JSON: {type(error).__name__}", remedy="fetch or write the file again"
+        ) from None
 
 
 def peek(source: Source) -> Any:
@@ -36,8 +40,10 @@ def looks_like(source: Source, *words: str) -> bool:
     return start in ("[", "{") and start != "" and all(f'"{word}"' in source.text for word in words)
 
 
-def entry_places(source: Source, key: str, count: int, path: str, after: str | None = None) -> list[int | str]:
-    """Where each of `count` entries stands: the line of its `key`, or ``path[i]`` where that cannot be told."""
+def entry_places(
+    source: Source, key: str, count: int, path: str, after: str | None = None
+) -> list[int | str]:
+    """Where each of `count` entries stands: the line of its `key`, or ``path[i]`` if that cannot be told."""
     start = source.text.find(f'"{after}"') if after else 0
     found = [match.start() for match in re.finditer(rf'"{re.escape(key)}"\s*:', source.text[max(start, 0) :])]
     if len(found) < count or (after is None and len(found) != count):

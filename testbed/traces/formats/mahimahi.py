@@ -1,10 +1,10 @@
-"""Mahimahi's packet-delivery opportunities (Winstein et al., NSDI 2013): one millisecond stamp per 1500-byte packet.
+"""Mahimahi's delivery opportunities (Winstein et al., NSDI 2013): one ms stamp per 1500-byte packet.
 
 Stamp *t* says that one packet may pass *t* milliseconds after the start; the last stamp is the period, and
-opportunity *i* of lap *n* is at ``n * last + t_i`` (Mahimahi's ``link_queue.cc``). Here its 12,000 bits belong to
-the millisecond that ends at *t*, so that the bits allowed up to the end of millisecond *k* are 12,000 times the
-stamps <= *k*. Stamp 0, which some captures have, is the first nanosecond: nothing is lost, and what is written
-again is the same file.
+opportunity *i* of lap *n* is at ``n * last + t_i`` (Mahimahi's ``link_queue.cc``). Here its 12,000 bits
+belong to the millisecond that ends at *t*, so that the bits allowed up to the end of millisecond *k* are
+12,000 times the stamps <= *k*. Stamp 0, which some captures have, is the first nanosecond: nothing is lost,
+and what is written again is the same file.
 """
 
 from __future__ import annotations
@@ -31,17 +31,29 @@ def sniff(source: Source) -> bool:
 def read(source: Source, column: str | None, clip: float | None) -> Trace:
     """The opportunities of a file as a trace in whole packets."""
     if column is not None:
-        raise source.error("a Mahimahi file has no columns to choose from", value=column, remedy="leave --column out")
+        raise source.error(
+            "a Mahimahi file has no columns to choose from", value=column, remedy="leave --column out"
+        )
     stamps = _stamps(source)
     if len(stamps) == 0 or stamps[-1] == 0:
-        raise source.error("the last stamp is the period and must be above 0", len(stamps),
-                           remedy="a fixed 12 Mbit/s is a file that holds just 1")
+        raise source.error(
+            "the last stamp is the period and must be above 0",
+            len(stamps),
+            remedy="a fixed 12 Mbit/s is a file that holds just 1",
+        )
     if stamps[-1] > MAX_DURATION_NS // NS_PER_MS:
-        raise source.error("is longer than 30 days", len(stamps), value=int(stamps[-1]), remedy="stamps are milliseconds")
+        raise source.error(
+            "is longer than 30 days", len(stamps), value=int(stamps[-1]), remedy="stamps are milliseconds"
+        )
     if clip is None:
-        windows, first = np.unique(stamps // WINDOW_MS, return_index=True)
+        _, first = np.unique(stamps // WINDOW_MS, return_index=True)
         counts = np.diff(np.append(first, len(stamps)))
-        check_rates(source, counts * (PACKET_BITS * 1000 / WINDOW_MS), [int(line) + 1 for line in first], measured=True)
+        check_rates(
+            source,
+            counts * (PACKET_BITS * 1000 / WINDOW_MS),
+            [int(line) + 1 for line in first],
+            measured=True,
+        )
     trace = from_stamps(stamps, source.name)
     return trace if clip is None else trace.clipped(clip)
 
@@ -70,7 +82,9 @@ def to_stamps(trace: Trace) -> IntArray:
     """
     last_ms = -(-trace.duration_ns // NS_PER_MS)
     if trace.total_bits // PACKET_BITS > 200_000_000 or last_ms > 100_000_000:
-        raise InputError("too many packets for Mahimahi's format", file=trace.name, remedy="write CSV instead")
+        raise InputError(
+            "too many packets for Mahimahi's format", file=trace.name, remedy="write CSV instead"
+        )
     borders = np.minimum(np.arange(last_ms + 1, dtype=np.int64) * NS_PER_MS, trace.duration_ns)
     whole = trace.cumulative_bits(borders[1:-1]) // PACKET_BITS
     at_zero = trace.cumulative_bits(np.array([min(1, trace.duration_ns)])) // PACKET_BITS
@@ -96,8 +110,12 @@ def _stamps(source: Source) -> IntArray:
     back = np.flatnonzero(np.diff(stamps) < 0)
     if len(back):
         line = int(back[0]) + 2
-        raise source.error("time goes backwards", line, value=int(stamps[line - 1]),
-                           remedy="stamps must not decrease; sort or split the file")
+        raise source.error(
+            "time goes backwards",
+            line,
+            value=int(stamps[line - 1]),
+            remedy="stamps must not decrease; sort or split the file",
+        )
     return stamps
 
 
@@ -105,6 +123,10 @@ def _stamp(source: Source, text: str, line: int) -> int:
     """One line the slow way, to name what is wrong with it."""
     text = text.strip()
     if not (text.isascii() and text.isdecimal()) or len(text) > 18:
-        raise source.error("is not a time stamp in whole milliseconds", line, value=text,
-                           remedy="each line holds one integer; mend or remove the line")
+        raise source.error(
+            "is not a time stamp in whole milliseconds",
+            line,
+            value=text,
+            remedy="each line holds one integer; mend or remove the line",
+        )
     return int(text)

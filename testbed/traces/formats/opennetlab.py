@@ -1,7 +1,8 @@
-"""AlphaRTC / OpenNetLab trace JSON: ``{"uplink": {"trace_pattern": [{"duration", "capacity", "loss", "rtt"}]}}``.
+"""AlphaRTC / OpenNetLab JSON: ``uplink.trace_pattern[]`` of ``{"duration", "capacity", "loss", "rtt"}``.
 
-``duration`` is ms, ``capacity`` kbit/s, ``loss`` a probability, ``rtt`` ms (half of it becomes the one-way delay).
-``jitter`` is not used. Where both directions hold a pattern, ``--column uplink`` or ``downlink`` must choose.
+``duration`` is ms, ``capacity`` kbit/s, ``loss`` a probability, ``rtt`` ms (half of it becomes the one-way
+delay). ``jitter`` is not used. Where both directions hold a pattern, ``--column uplink`` or ``downlink``
+must choose.
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ def read(source: Source, column: str | None, clip: float | None) -> Trace:
     """The pattern of one direction."""
     patterns = _patterns(source)
     if column is None and len(patterns) != 1:
-        raise source.error("holds both directions" if patterns else "holds no trace_pattern",
-                           remedy=f"choose with --column {' or --column '.join(patterns)}" if patterns else None)
+        raise source.error(
+            "holds both directions" if patterns else "holds no trace_pattern",
+            remedy=f"choose with --column {' or --column '.join(patterns)}" if patterns else None,
+        )
     direction = column or next(iter(patterns))
     if direction not in patterns:
         raise source.error("has no such direction", value=direction, remedy=f"it holds {', '.join(patterns)}")
     steps = patterns[direction]
     rows = Rows(source)
-    places = json_document.entry_places(source, "capacity", len(steps), f"{direction}.trace_pattern", after=direction)
+    places = json_document.entry_places(
+        source, "capacity", len(steps), f"{direction}.trace_pattern", after=direction
+    )
     for step, place in zip(steps, places, strict=True):
         entry = json_document.mapping(source, step, place)
         duration_ms = json_document.field(source, entry, "duration", place)
@@ -44,7 +49,9 @@ def read(source: Source, column: str | None, clip: float | None) -> Trace:
         if abs(duration_ms) > 1e12:
             raise source.error("duration is out of range", place, value=duration_ms)
         rows.add_rate(
-            round(duration_ms * 1e6), rate_bps, place,
+            round(duration_ms * 1e6),
+            rate_bps,
+            place,
             delay_s=source.number(entry.get("rtt", 0), place, "rtt") / 2e3,
             loss=source.number(entry.get("loss", 0), place, "loss"),
         )

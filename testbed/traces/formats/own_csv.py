@@ -9,8 +9,8 @@
     20.5,0,35,0.01
 
 ``duration_ms`` may have up to six decimals. Instead of ``rate_bps`` the column may be ``bits`` (bits in the
-segment), which can say every trace exactly. ``delay_ms`` (one way) and ``loss`` (0..1) are optional. The sum of the
-durations is the period: after it the trace begins again.
+segment), which can say every trace exactly. ``delay_ms`` (one way) and ``loss`` (0..1) are optional. The
+sum of the durations is the period: after it the trace begins again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ def sniff(source: Source) -> bool:
 def read(source: Source, column: str | None, clip: float | None) -> Trace:
     """The segments of a file; only the hard limit on rates holds, because it was written on purpose."""
     if column is not None:
-        raise source.error("this format has no columns to choose from", value=column, remedy="leave --column out")
+        raise source.error(
+            "this format has no columns to choose from", value=column, remedy="leave --column out"
+        )
     rows, names, packet_bits = Rows(source), [""], None
     for line, text in enumerate(source.lines, 1):
         text = text.strip()
@@ -43,7 +45,9 @@ def read(source: Source, column: str | None, clip: float | None) -> Trace:
             if key.strip() == "packet_bits":
                 packet_bits = source.integer(value.strip(), line, "packet_bits")
                 if not 0 < packet_bits <= 8 * 65_536:
-                    raise source.error("packet_bits must be the size of an IP packet", line, value=packet_bits)
+                    raise source.error(
+                        "packet_bits must be the size of an IP packet", line, value=packet_bits
+                    )
             continue
         if not text:
             continue
@@ -53,15 +57,25 @@ def read(source: Source, column: str | None, clip: float | None) -> Trace:
             continue
         fields = [part.strip() for part in text.split(",")]
         if len(fields) != len(names):
-            raise source.error(f"{len(fields)} fields where the header has {len(names)}", line, value=text,
-                               remedy="mend or remove the line")
+            raise source.error(
+                f"{len(fields)} fields where the header has {len(names)}",
+                line,
+                value=text,
+                remedy="mend or remove the line",
+            )
         _add(rows, dict(zip(names, fields, strict=True)), line)
     if packet_bits is not None:
         for bits, where in zip(rows.bits, rows.lines, strict=True):
             if bits % packet_bits:
-                raise source.error("bits are not whole packets", where, value=bits,
-                                   remedy="leave the packet_bits comment out")
-    return rows.trace(clip, measured=False, delay="delay_ms" in names, loss="loss" in names, packet_bits=packet_bits)
+                raise source.error(
+                    "bits are not whole packets",
+                    where,
+                    value=bits,
+                    remedy="leave the packet_bits comment out",
+                )
+    return rows.trace(
+        clip, measured=False, delay="delay_ms" in names, loss="loss" in names, packet_bits=packet_bits
+    )
 
 
 def write(trace: Trace, comments: list[str]) -> str:
@@ -87,10 +101,16 @@ def write(trace: Trace, comments: list[str]) -> str:
 def _check_header(source: Source, names: list[str], line: int) -> None:
     unknown = [name for name in names if name not in KNOWN]
     if unknown or len(set(names)) != len(names):
-        raise source.error("unknown or repeated column", line, value=",".join(unknown or names),
-                           remedy=f"the columns are {', '.join(KNOWN)}")
+        raise source.error(
+            "unknown or repeated column",
+            line,
+            value=",".join(unknown or names),
+            remedy=f"the columns are {', '.join(KNOWN)}",
+        )
     if "duration_ms" not in names or ("rate_bps" in names) == ("bits" in names):
-        raise source.error("needs duration_ms and exactly one of rate_bps and bits", line, value=",".join(names))
+        raise source.error(
+            "needs duration_ms and exactly one of rate_bps and bits", line, value=",".join(names)
+        )
 
 
 def _add(rows: Rows, fields: dict[str, str], line: int) -> None:
@@ -115,7 +135,9 @@ def _exact(source: Source, text: str, line: int, what: str, factor: int, *, whol
     if not scaled.is_finite():
         raise source.error(f"{what} is out of range", line, value=text)
     if whole and scaled != scaled.to_integral_value():
-        raise source.error(f"{what} is finer than a nanosecond", line, value=text, remedy="use at most six decimals")
+        raise source.error(
+            f"{what} is finer than a nanosecond", line, value=text, remedy="use at most six decimals"
+        )
     return int(scaled.to_integral_value(rounding="ROUND_FLOOR"))
 
 

@@ -1,7 +1,8 @@
 """Sabre's JSON (Spiteri et al., MMSys 2018): ``[{"duration_ms", "bandwidth_kbps", "latency_ms"}, ...]``.
 
-Periods are played in order. ``latency_ms`` is a round trip that Sabre adds to each request; half of it becomes the
-one-way delay of the segment (in the published files it is a constant that their authors chose, not a measurement).
+Periods are played in order. ``latency_ms`` is a round trip that Sabre adds to each request; half of it
+becomes the one-way delay of the segment (in the published files it is a constant that their authors chose,
+not a measurement).
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from testbed.traces.trace import Trace
 
 def sniff(source: Source) -> bool:
     """A list of objects with ``duration_ms`` and ``bandwidth_kbps``."""
-    return source.text.lstrip()[:1] == "[" and json_document.looks_like(source, "duration_ms", "bandwidth_kbps")
+    return source.text.lstrip()[:1] == "[" and json_document.looks_like(
+        source, "duration_ms", "bandwidth_kbps"
+    )
 
 
 def read(source: Source, column: str | None, clip: float | None) -> Trace:
