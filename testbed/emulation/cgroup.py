@@ -54,6 +54,16 @@ class Cgroup:
                     folders[name] = mounted / path.lstrip("/")
         return cls(folders)
 
+    @classmethod
+    def of_container(cls, container_id: str, root: Path = ROOT) -> Cgroup | None:
+        """The groups of a Docker container, in the layouts of Docker's two drivers; None if elsewhere."""
+        for path in (f"docker/{container_id}", f"system.slice/docker-{container_id}.scope"):
+            if (root / path).is_dir():
+                return cls({"": root / path})
+            if (root / "cpuacct" / path).is_dir():
+                return cls({name: root / name / path for name in ("cpu", "cpuacct", "memory")})
+        return None
+
     @property
     def ours(self) -> bool:
         """False for a group that others share, whose figures are not this container's."""

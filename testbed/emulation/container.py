@@ -241,7 +241,7 @@ def choose_engine(
     state = state_dir if state_dir is not None else Path("/tmp") / f"testbed-{run_id}"
     if preference == "process":
         return ProcessEngine(run_id, state)
-    makers = {"podman": PodmanEngine, "docker": DockerEngine}
+    makers: dict[str, type[PodmanEngine | DockerEngine]] = {"podman": PodmanEngine, "docker": DockerEngine}
     if preference != "auto" and preference not in makers:
         raise InputError("unknown container engine", key="engine", value=preference,
                          remedy="say auto, podman, docker or process")  # fmt: skip

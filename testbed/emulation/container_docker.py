@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from testbed.emulation import cgroup
 from testbed.emulation.container import (
     HOST_IMAGE,
     Container,
@@ -57,6 +58,8 @@ class DockerContainer(Container):
         super().__init__(name, client, log_path)
         self.api = api
         self.unique = unique
+        self._group: cgroup.Cgroup | None = None
+        self._group_sought = False
 
     @property
     def pid(self) -> int:
@@ -73,6 +76,14 @@ class DockerContainer(Container):
         raise EmulationError(f"{self.name} was not started within 30 s")
 
     def usage(self) -> Usage:
+        if not self._group_sought:
+            status, answer = self.api.call("GET", f"/containers/{self.unique}/json")
+            if status != 200:
+                raise EmulationError(f"{self.name} is not running")
+            self._group, self._group_sought = cgroup.Cgroup.of_container(answer["Id"]), True
+        if self._group is not None:
+            return Usage(*self._group.usage())
+        # the API answers the same in some 0.7 s, because the daemon samples anew
         status, answer = self.api.call("GET", f"/containers/{self.unique}/stats?stream=false&one-shot=true")
         if status != 200 or not answer.get("memory_stats"):
             raise EmulationError(f"{self.name} has ended")
@@ -142,6 +153,7 @@ class DockerEngine(Engine):
         if done.returncode != 0:
             raise EmulationError(f"docker import failed: {done.stderr.decode(errors='replace').strip()}")
         self._host_mounts = host_mounts()
+        cgroup.mount_hierarchies()
 
     def create_netns(self, node: str) -> NetNamespace:
         log_path = self.state_dir / f"{node}-net.log"
@@ -253,10 +265,12 @@ class DockerApi:
 
     @classmethod
     def from_environment(cls) -> DockerApi:
-        address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        # DOCKER_HOST, or the chosen context: the same engine that the `docker` command talks to
+        asked = ["docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]
+        address = os.environ.get("DOCKER_HOST") or run_checked(asked, timeout_s=10).strip()
         if not address.startswith("unix://"):
             raise MissingToolError(
-                f"DOCKER_HOST={address} is not this machine's engine, and the links are this kernel's",
+                f"Docker at {address} is not this machine's, and the links are this kernel's",
                 remedy="unset DOCKER_HOST or point it to a unix:// socket",
             )
         return cls(address.removeprefix("unix://"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -102,6 +101,10 @@ class PodmanEngine(Engine):
         return text.strip()
 
     def prepare(self) -> None:
+        if len(f"{self.state_dir}/run") > 50:
+            raise EmulationError(
+                f"Podman takes no state folder this long (50 characters): {self.state_dir}/run"
+            )
         super().prepare()
         write_configuration(self.state_dir)
         # a sandbox with a fresh sysfs hides the control groups, without which runc starts nothing
@@ -137,6 +140,8 @@ class PodmanEngine(Engine):
             f"--pidfile={pid_file}",
             f"--network=ns:{netns.path}",
             f"--cgroup-parent=/{cgroup.PREFIX}{self.run_id}",
+            # Podman's own defaults may lie above the machine's hard limits, and then nothing starts
+            "--ulimit=host",
             "--no-hosts",
             "--dns=none",
             "--pull=never",
@@ -196,16 +201,10 @@ def find_runtime() -> str:
 
 def write_configuration(state_dir: Path) -> None:
     """A containers.conf of our own, so that the machine's settings do not change a run."""
-    limits = []
-    for name, which in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
-        hard = resource.getrlimit(which)[1]
-        # Podman's own defaults may lie above the machine's hard limit, and then nothing starts
-        value = 1_048_576 if hard == resource.RLIM_INFINITY else hard
-        limits.append(f'"{name}={value}:{value}"')
     # file locks: the default is one segment of shared memory per machine, in which a killed run would leave
     # its locks
     (state_dir / "containers.conf").write_text(
-        f'[containers]\ndefault_ulimits=[{",".join(limits)}]\ndefault_sysctls=[]\nlog_driver="none"\n'
+        '[containers]\ndefault_ulimits=[]\ndefault_sysctls=[]\nlog_driver="none"\n'
         f'[engine]\nruntime="{find_runtime()}"\ncgroup_manager="cgroupfs"\nevents_logger="none"\nlock_type="file"\n'
     )
     driver = "" if os.geteuid() else f'additionalimagestores=["{_SYSTEM_STORE}"]'
