@@ -13,6 +13,7 @@ import pandas as pd
 from testbed.measurement.atomic import write_text_atomic
 from testbed.measurement.metrics import Estimate, evaluate_all
 from testbed.measurement.trial import MANIFEST, Trial, load_run, load_trial
+from testbed.measurement.validity import INVALID, VALID, validity_of
 
 SUMMARY, TABLE = "summary.csv", "table.csv"
 SWEEP_PREFIX = "sweep."  # a swept key `load.rate_per_s` is the column `sweep.load.rate_per_s`
@@ -100,9 +101,8 @@ def column_name(estimate: Estimate) -> str:
 
 
 def verdict(trials: Sequence[Trial]) -> str:
-    """VALID when every trial's manifest says so, INVALID when one says so, else NOT JUDGED."""
-    words = [str((trial.manifest.get("validity") or {}).get("verdict") or "NOT JUDGED") for trial in trials]
-    return next((word for word in ("INVALID", "NOT JUDGED") if word in words), "VALID")
+    """INVALID when one of the trials is, else VALID (trials whose manifest holds no verdict are judged now)."""
+    return INVALID if any(validity_of(trial).verdict == INVALID for trial in trials) else VALID
 
 
 def summarise_trial(trial_dir: str | Path) -> pd.DataFrame:

@@ -98,6 +98,21 @@ def judge_trial(trial: Trial | str | Path) -> Validity:
     return judge(inputs_of(loaded))
 
 
+def validity_of(trial: Trial) -> Validity:
+    """The verdict in the trial's manifest; judged now when the manifest holds none."""
+    stored = trial.manifest.get("validity") or {}
+    if stored.get("verdict") not in (VALID, INVALID):
+        return judge_trial(trial)
+    found = []
+    for entry in stored.get("checks") or []:
+        passed = entry.get("passed")
+        state: State = entry.get("state") or (
+            "not measured" if passed is None else "passed" if passed else "failed")
+        found.append(Check(str(entry.get("name")), entry.get("value"), entry.get("limit") or 0.0,
+                           entry.get("unit") or "", passed, entry.get("reason") or "", state))
+    return Validity(stored["verdict"], tuple(found))
+
+
 def inputs_of(trial: Trial) -> Inputs:
     """The evidence of a loaded trial."""
     return Inputs(manifest=trial.manifest, requests=trial.requests, hops=trial.hops, links=trial.links,

@@ -1,0 +1,170 @@
+"""The table that a run ends with: one row per plan, the verdict and its reasons below it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Group as Stack
+from rich.table import Table
+from rich.text import Text
+
+from testbed.measurement import format as fmt
+from testbed.measurement.summary import Group, group_trials, verdict
+from testbed.measurement.trial import Trial, load_run
+from testbed.measurement.validity import validity_of
+
+WIDE, MIDDLE = 96, 72  # below these widths the table drops what can be read in the report
+_GAP = 2
+_TIME = "where the time went"
+_SHORT = {"device": "dev", "compute": "comp", "unaccounted": "rest", "downlink": "down", "decision": "decide"}
+_MIN_SHARE = 0.04  # parts of the latency below this are summed into `rest`
+
+
+def terminal_table(run_dir: str | Path, *, width: int = 100, groups: Sequence[Group] | None = None) -> Table:
+    """One row per plan (and sweep point): requests, accuracy, latency, where it went, deadline, bytes, exits.
+
+    `width` is the terminal's; bytes and exits, then p99, give way when it is narrower than 96 and 72 columns.
+    """
+    rows = list(groups) if groups is not None else group_trials(load_run(run_dir), intervals=False)
+    columns = {
+        "plan": [[group.label] for group in rows],
+        "req": [[_count(group)] for group in rows],
+        "acc": [[fmt.share(group.value("accuracy"))] for group in rows],
+        "p50/p95/p99 ms" if width >= MIDDLE else "p50/p95 ms": _aligned(
+            [_latencies(group)[: 3 if width >= MIDDLE else 2] for group in rows]),
+        "in time": [[fmt.share(group.value("deadline_hit"))] for group in rows],
+    }
+    if width >= WIDE:
+        columns["up/req"] = [[fmt.size(group.value("bytes_up"))] for group in rows]
+        if any(len(_exits(group)) > 1 for group in rows):
+            columns["exits"] = [_exits(group) if len(_exits(group)) > 1 else ["-"] for group in rows]
+    taken = sum(max(len(name), *(len(line) for cell in cells for line in cell)) + _GAP
+                for name, cells in columns.items()) if rows else 0
+    room = max(18, width - taken)
+
+    table = Table(pad_edge=False, box=None, header_style="bold", show_edge=False, padding=(0, _GAP, 0, 0))
+    for name in columns:
+        if name == "in time":
+            table.add_column(_TIME, no_wrap=True)
+        table.add_column(name, justify="left" if name in ("plan", "exits") else "right", no_wrap=True)
+    for i, group in enumerate(rows):
+        cells = {name: Text("\n".join(cell[i])) for name, cell in columns.items()}
+        cells["plan"].stylize("bold")
+        if group.value("failed"):
+            cells["req"].stylize("bold red")
+        before = [name for name in columns if name in ("plan", "req", "acc") or name.startswith("p50")]
+        after = [name for name in columns if name not in before]
+        table.add_row(*(cells[n] for n in before), _wrap(shares(group), room), *(cells[n] for n in after))
+    return table
+
+
+def terminal_footer(run_dir: str | Path, *, report: str | Path | None = None,
+                    trials: Sequence[Trial] | None = None) -> Text:
+    """VALID or INVALID with reasons, how nodes and links were run, and the path of the report."""
+    loaded = list(trials) if trials is not None else load_run(run_dir)
+    text = Text()
+    failed, other = _problems(loaded)
+    word = verdict(loaded)
+    judged = {check.name for trial in loaded for check in validity_of(trial).checks if check.passed}
+    text.append(word, style="bold green" if word == "VALID" else "bold red")
+    text.append(f"  {len(loaded)} trial{'s' if len(loaded) > 1 else ''}, {len(judged)} kinds of checks passed")
+    for label, reason in failed:
+        text.append(f"\n  {label}: {reason}", style="red")
+    for line in other:
+        text.append(f"\n  {line}", style="yellow")
+    if any(_short_sample(trial) for trial in loaded):
+        text.append("\n  ~ too few samples for a 95% interval of p99 (368 needed): indicative only", style="dim")
+    text.append(f"\nnodes: {_runtimes(loaded)}   links: {_backends(loaded)}")
+    if report is not None:
+        text.append("\nreport: ").append(os.path.relpath(report), style="bold")
+    return text
+
+
+def terminal_view(run_dir: str | Path, *, width: int = 100, report: str | Path | None = None) -> Stack:
+    """Table and footer, ready for `console.print`; reads the run once."""
+    trials = load_run(run_dir)
+    table = terminal_table(run_dir, width=width, groups=group_trials(trials, intervals=False))
+    return Stack(table, Text(), terminal_footer(run_dir, report=report, trials=trials))
+
+
+def shares(group: Group) -> list[str]:
+    """`["dev-edge up 47%", "edge comp 28%", "down 21%", "rest 4%"]`: largest first, small parts summed."""
+    parts = group.family("time_share")
+    named = {name: value for name, value in parts.items() if value >= _MIN_SHARE and name != "unaccounted"}
+    rest = sum(parts.values()) - sum(named.values())
+    words = [f"{_shorten(name)} {value:.0%}" for name, value in sorted(named.items(), key=lambda item: -item[1])]
+    return [*words, f"rest {rest:.0%}"] if rest >= 0.005 else words
+
+
+def _count(group: Group) -> str:
+    """`236`, or `231/236` when five were not answered."""
+    asked, answered = int(group.value("requests") or 0), int(group.value("ok") or 0)
+    return f"{asked}" if asked == answered else f"{answered}/{asked}"
+
+
+def _latencies(group: Group) -> list[str]:
+    p99 = group.get("latency_p99")
+    return [fmt.milliseconds(group.value("latency_p50")), fmt.milliseconds(group.value("latency_p95")),
+            ("~" if p99 and p99.note else "") + fmt.milliseconds(group.value("latency_p99"))]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Numbers of one cell padded, so that they stand below each other."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))] if rows else []
+    return [["  ".join(word.rjust(width) for word, width in zip(row, widths, strict=True))] for row in rows]
+
+
+def _exits(group: Group) -> list[str]:
+    return [f"{name} {value:.0%}" for name, value in group.family("exit_share").items()]
+
+
+def _wrap(words: Sequence[str], room: int) -> Text:
+    """Join with commas, breaking lines only between words of the list."""
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + len(word) + 2 <= room:
+            lines[-1] += f", {word}"
+        else:
+            lines.append(word)
+    return Text("\n".join(lines) or "-")
+
+
+def _problems(trials: Sequence[Trial]) -> tuple[list[tuple[str, str]], list[str]]:
+    failed: list[tuple[str, str]] = []
+    warned: list[str] = []
+    unmeasured: dict[str, int] = {}
+    for trial in trials:
+        where = f"{trial.policy}#{trial.manifest.get('repeat', 0)}"
+        for check in validity_of(trial).checks:
+            if check.state == "failed":
+                failed.append((where, check.reason))
+            elif check.state == "warned":
+                warned.append(f"warning, {where}: {check.reason}")
+            elif check.state == "not measured":
+                unmeasured[check.name] = unmeasured.get(check.name, 0) + 1
+    never = [name for name, count in unmeasured.items() if count == len(trials)]
+    if never:
+        warned.append(f"not measured in any trial: {', '.join(never)}")
+    return failed, warned
+
+
+def _short_sample(trial: Trial) -> bool:
+    return int(trial.requests["status"].eq("ok").fillna(False).sum()) < 368
+
+
+def _runtimes(trials: Sequence[Trial]) -> str:
+    kinds = {f"{node.get('runtime', 'unknown')}" + (f" ({node['engine']})" if node.get("engine") else "")
+             for trial in trials for node in trial.manifest.get("nodes") or []}
+    return ", ".join(sorted(kinds)) or "unknown"
+
+
+def _backends(trials: Sequence[Trial]) -> str:
+    kinds = {str(link.get("backend")) for trial in trials for link in trial.manifest.get("links") or []}
+    return ", ".join(sorted(kinds)) or "none"
+
+
+def _shorten(name: str) -> str:
+    """Component names for a narrow cell: `device-edge up` -> `dev-edge up`."""
+    return " ".join("-".join(_SHORT.get(part, part) for part in word.split("-")) for word in name.split(" "))
