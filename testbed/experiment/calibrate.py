@@ -1,0 +1,132 @@
+"""Calibration: every link measured idle by ping and iperf3 before the load, and compared with what was asked."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from testbed.errors import EmulationError, MissingToolError
+
+UDP_PAYLOAD_BYTES = 1448
+IP_UDP_HEADER_BYTES = 28
+PING_FRAME_BYTES = 84  # IP packet of a default ping
+OVERLOAD = 1.1  # the sender offers this much more than the link may carry
+MAX_IPERF_BPS = 2e8  # an emulated link above this is not saturated; it would measure this machine
+
+
+class Popen(Protocol):
+    """How to start a process in a node's network namespace."""
+
+    def __call__(self, node: str, argv: Sequence[str]) -> subprocess.Popen[str]: ...
+
+
+@dataclass(frozen=True)
+class LinkTarget:
+    """One link as it should behave while it is calibrated; rates in bit/s at the IP layer, None where not shaped."""
+
+    name: str
+    src: str
+    dst: str
+    src_address: str
+    dst_address: str
+    up_bps: float | None
+    down_bps: float | None
+    rtt_s: float
+
+
+@dataclass(frozen=True)
+class LinkMeasurement:
+    """One direction of one link, asked and measured; None where not applicable."""
+
+    link: str
+    direction: str
+    asked_rate_bps: float | None
+    measured_rate_bps: float | None
+    asked_rtt_s: float
+    measured_rtt_s: float | None
+    packet_loss: float
+
+
+def calibrate_links(targets: Sequence[LinkTarget], popen: Popen, *, time_s: float, pings: int,
+                    workers: int = 4) -> list[dict[str, Any]]:
+    """Ping, then iperf3 up and down, over each link. Raises EmulationError when a tool fails.
+
+    A few links are measured side by side (they share nothing but this machine's CPU); pings first, all links idle.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, min(workers, len(targets)))) as pool:
+        rtts = dict(pool.map(lambda t: (t.name, _ping(t, popen, pings)), targets))
+        measured = [m for ms in pool.map(lambda t: _link(t, rtts, popen, time_s), targets) for m in ms]
+    return [asdict(m) for m in measured]
+
+
+def _link(target: LinkTarget, rtts: Mapping[str, tuple[float | None, float]], popen: Popen,
+          time_s: float) -> list[LinkMeasurement]:
+    rtt, loss = rtts[target.name]
+    results = []
+    for direction, asked in (("up", target.up_bps), ("down", target.down_bps)):
+        rate = None if asked is None or asked > MAX_IPERF_BPS else _iperf(target, direction, asked, popen, time_s)
+        results.append(LinkMeasurement(target.name, direction, asked, rate, target.rtt_s, rtt, loss))
+    return results
+
+
+def _ping(target: LinkTarget, popen: Popen, count: int) -> tuple[float | None, float]:
+    argv = ["ping", "-n", "-c", str(count + 1), "-i", "0.02", "-W", "2", target.dst_address]
+    process = popen(target.src, argv)
+    output, error = process.communicate(timeout=30 + count)
+    times = [float(ms) / 1e3 for ms in re.findall(r"icmp_seq=(?!1 )\d+ .*time=([\d.]+) ms", output)]
+    if not times and "packets transmitted" not in output:
+        raise EmulationError(f"ping over link {target.name} failed: {error.strip() or output.strip()}")
+    times.sort()
+    return (times[len(times) // 2] if times else None), 1 - len(times) / count
+
+
+def _iperf(target: LinkTarget, direction: str, asked_bps: float, popen: Popen, time_s: float) -> float:
+    """Delivered IP-layer rate of a UDP sender that offers more than the link may carry.
+
+    The first part is left out: a token bucket may start full.
+    """
+    server = popen(target.dst, ["iperf3", "--server", "--one-off", "--forceflush"])
+    try:
+        _wait_listening(server, target)
+        offered = asked_bps * OVERLOAD
+        argv = ["iperf3", "--client", target.dst_address, "--udp", "--length", str(UDP_PAYLOAD_BYTES), "--bitrate",
+                str(int(offered)), "--time", f"{max(1, round(time_s))}", "--json", "--get-server-output", "--interval", "0.25"]
+        client = popen(target.src, argv + (["--reverse"] if direction == "down" else []))
+        output, error = client.communicate(timeout=60 + time_s)
+    finally:
+        server.kill()
+        server.wait()
+    try:
+        report = json.loads(output)
+    except ValueError:
+        raise EmulationError(f"iperf3 over link {target.name} printed no report: {error.strip()}") from None
+    if "error" in report:  # iperf3 exits 0 even then
+        raise EmulationError(f"iperf3 over link {target.name}: {report['error']}")
+    return _received_bps(report, direction)
+
+
+def _received_bps(report: Mapping[str, Any], direction: str) -> float:
+    """IP-layer rate that the receiver saw, from its own intervals after the first."""
+    source = report if direction == "down" else report.get("server_output_json", {})
+    intervals = [i["sum"] for i in source.get("intervals", []) if i["sum"].get("seconds", 0) > 0.1]
+    kept = intervals[1:-1] or intervals[1:] or intervals
+    seconds = sum(i["seconds"] for i in kept)
+    if not seconds:
+        raise EmulationError("iperf3's report has no intervals of the receiver")
+    return float(sum(i["bytes"] for i in kept) * 8 / seconds * (UDP_PAYLOAD_BYTES + IP_UDP_HEADER_BYTES) / UDP_PAYLOAD_BYTES)
+
+
+def _wait_listening(server: subprocess.Popen[str], target: LinkTarget) -> None:
+    assert server.stdout is not None
+    while True:
+        line = server.stdout.readline()
+        if "listening" in line.lower():
+            return
+        if not line:
+            raise MissingToolError(f"iperf3's server did not start on {target.dst}",
+                                   remedy="apt-get install iperf3 (`make run` does it)")

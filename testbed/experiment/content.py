@@ -1,0 +1,115 @@
+"""The files that a scenario names: catalogue, data set, compute profiles, traces, a user's policies; opened and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from testbed.errors import InputError
+from testbed.inference.catalogue import Catalogue, load_catalogue
+from testbed.inference.codecs import CODECS
+from testbed.inference.data import DATASETS
+from testbed.policies import ModelInfo
+from testbed.schema.scenario import PolicySpec, Scenario
+from testbed.schema.topology import Direction
+from testbed.traces import Trace, load_trace
+
+
+@dataclass(frozen=True)
+class Content:
+    """What lies outside the scenario file. `sha256` maps the names that the configuration uses to content hashes."""
+
+    catalogue: Catalogue
+    profiles: Path
+    models: Mapping[str, ModelInfo]
+    codecs: tuple[str, ...]
+    sha256: Mapping[str, str]
+
+    @classmethod
+    def of(cls, scenario: Scenario, source: Path) -> Content:
+        """Open all of it. Raises InputError naming file, key and remedy."""
+        path = Path(scenario.catalogue) if scenario.catalogue else find_upwards(source, "nodes/models/catalogue.yaml")
+        if path is None:
+            raise InputError("finds no nodes/models/catalogue.yaml beside it or above it", file=source, key="catalogue",
+                             remedy="name one with catalogue:")
+        catalogue = load_catalogue(path)
+        if scenario.model not in catalogue.models:
+            raise InputError("there is no such model in the catalogue", file=source, key="model", value=scenario.model,
+                             remedy=f"use one of {', '.join(catalogue.models)}")
+        if scenario.dataset not in DATASETS:
+            raise InputError("there is no such data set", file=source, key="dataset", value=scenario.dataset,
+                             remedy=f"use one of {', '.join(DATASETS)}")
+        wanted = catalogue[scenario.model].dataset
+        if wanted != scenario.dataset:
+            raise InputError(f"model {scenario.model} was trained on {wanted}", file=source, key="dataset",
+                             value=scenario.dataset, remedy=f"write dataset: {wanted}")
+        hashes = {f"model:{name}": info.sha256 for name, info in catalogue.models.items() if name == scenario.model}
+        profiles = path.parent.parent / "profiles"
+        for i, tier in enumerate(scenario.topology.tiers):
+            if tier.compute.profile is not None:
+                file = profiles / f"{tier.compute.profile}.yaml"
+                if not file.is_file():
+                    known = ", ".join(sorted(p.stem for p in profiles.glob("*.yaml")))
+                    raise InputError("there is no such compute profile", file=source, key=f"topology.tiers[{i}].compute",
+                                     value=tier.compute.profile, remedy=f"use real, or one of {known}")
+                hashes[f"profile:{tier.compute.profile}"] = _sha256(file)
+        for i, link in enumerate(scenario.topology.links):
+            for which in ("up", "down"):
+                hashes |= _check_direction(link.direction(which), source, f"topology.links[{i}].{which}")  # type: ignore[arg-type]
+        for policy in scenario.policies:
+            if isinstance(policy, PolicySpec) and ".py:" in policy.policy:
+                hashes[policy.policy] = _sha256(Path(policy.policy.rpartition(":")[0]))
+        models = {name: ModelInfo(
+            name=name, stage_names=tuple(s.name for s in info.stages), exits={e.name: e.after for e in info.exits},
+            input_bytes=info.bytes_at(0), output_bytes=tuple(s.size_bytes for s in info.stages),
+            macs=tuple(s.macs for s in info.stages)) for name, info in catalogue.models.items()}
+        return cls(catalogue, profiles, models, tuple(CODECS), hashes)
+
+
+def direction_trace(direction: Direction) -> Trace | None:
+    """The trace of one direction with scale and clip applied; None for a fixed or absent rate. Raises InputError."""
+    if direction.trace is None:
+        return None
+    stat = Path(direction.trace).stat() if Path(direction.trace).is_file() else None
+    return _trace(direction.trace, direction.trace_column, direction.trace_clip, direction.trace_scale,
+                  stat.st_mtime_ns if stat else 0)
+
+
+@lru_cache(maxsize=64)
+def _trace(path: str, column: str | None, clip: int | None, scale: float, mtime_ns: int) -> Trace:
+    trace = load_trace(path, column=column, clip=clip)
+    return trace if scale == 1.0 else trace.scaled(scale)
+
+
+def _check_direction(direction: Direction, source: Path, key: str) -> dict[str, str]:
+    hashes = {}
+    for name, file in (("trace", direction.trace), ("jitter_log", direction.jitter_log)):
+        if file is None:
+            continue
+        if not Path(file).is_file():
+            raise InputError("there is no such file", file=source, key=f"{key}.{name}", value=file,
+                             remedy="give a path relative to the file that names it; `testbed traces list` shows those here")
+        hashes[file] = _sha256(Path(file))
+    trace = direction_trace(direction)
+    if trace is not None and trace.total_bits == 0:
+        raise InputError("carries nothing at all", file=source, key=f"{key}.trace", value=direction.trace,
+                         remedy="use a trace with at least one non-zero second")
+    return hashes
+
+
+def find_upwards(start: Path, relative: str) -> Path | None:
+    """`relative` in the folder of `start` or the nearest folder above it that has it."""
+    for folder in start.resolve().parents:
+        if (folder / relative).is_file():
+            return folder / relative
+    return None
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})", file=path, remedy="check the path and its permissions") from None
