@@ -15,10 +15,12 @@ process  the Mininet host              its processes live in the trial's pid spa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -133,10 +135,11 @@ class Container(ABC):
         if self.client.stdin is not None and not self.client.stdin.closed:
             self.client.stdin.close()
         if self.poll() is None:
-            try:
+            with contextlib.suppress(EmulationError):  # it may just have ended by itself
                 self._signal(signal.SIGTERM)
+            try:
                 return self.client.wait(timeout_s)
-            except (subprocess.TimeoutExpired, EmulationError):
+            except subprocess.TimeoutExpired:
                 return self.kill()
         return self.wait(1.0)
 
@@ -146,9 +149,10 @@ class Container(ABC):
             try:
                 self._signal(signal.SIGKILL)
             except EmulationError:
-                # it had not been started yet, or ended just now: the client's end tells
-                if self.poll() is None:
-                    self.client.kill()
+                # it ended just now (then so does the client), or it was never started
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return self.client.wait(timeout_s)
+                self.client.kill()
         return self.wait(timeout_s)
 
     def pause(self) -> None:
@@ -172,10 +176,10 @@ class Engine(ABC):
     name: str
     version: str
 
-    def __init__(self, run_id: str, state_dir: Path) -> None:
-        """run_id: unique per trial, in names and labels. state_dir: private folder, best on a tmpfs."""
+    def __init__(self, run_id: str, state_dir: Path | None = None) -> None:
+        """run_id: unique per trial, in names and labels. state_dir: private folder; see own_state_dir()."""
         self.run_id = run_id
-        self.state_dir = state_dir
+        self._state_dir = state_dir
         self.containers: list[Container] = []
 
     @property
@@ -185,7 +189,14 @@ class Engine(ABC):
 
     def prepare(self) -> None:
         """Make what the engine needs before the first start; called once, inside the sandbox."""
-        self.state_dir.mkdir(parents=True, exist_ok=True)
+        if self._state_dir is None:
+            self._state_dir = own_state_dir()
+        self._state_dir.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def state_dir(self) -> Path:
+        assert self._state_dir is not None, "prepare() comes first"
+        return self._state_dir
 
     def create_netns(self, node: str) -> NetNamespace | None:
         """The namespace that the Mininet host must join, or None: it makes its own (see NodeHost)."""
@@ -238,9 +249,8 @@ def choose_engine(
     from testbed.emulation.container_podman import PodmanEngine
     from testbed.emulation.container_process import ProcessEngine
 
-    state = state_dir if state_dir is not None else Path("/tmp") / f"testbed-{run_id}"
     if preference == "process":
-        return ProcessEngine(run_id, state)
+        return ProcessEngine(run_id, state_dir)
     makers: dict[str, type[PodmanEngine | DockerEngine]] = {"podman": PodmanEngine, "docker": DockerEngine}
     if preference != "auto" and preference not in makers:
         raise InputError("unknown container engine", key="engine", value=preference,
@@ -254,8 +264,30 @@ def choose_engine(
         except MissingToolError as error:
             reasons.append(f"{name}: {error.problem}")
         else:
-            return maker(run_id, state, version)
+            return maker(run_id, state_dir, version)
     raise MissingToolError(f"no container engine answers ({'; '.join(reasons)})", remedy=_INSTALL)
+
+
+def in_sandbox() -> bool:
+    """Whether this process lives in a Sandbox, whose mounts nobody else sees."""
+    return b"testbed.emulation.sandbox" in Path("/proc/1/cmdline").read_bytes()
+
+
+def own_state_dir() -> Path:
+    """A short path (Podman refuses long ones) for an engine's files.
+
+    In a sandbox it is on a tmpfs that dies with it, so that nothing is left even after kill -9; elsewhere
+    (tests) a fresh folder below /tmp, which Engine.close removes.
+    """
+    if not in_sandbox():
+        return Path(tempfile.mkdtemp(prefix="testbed-"))
+    base = Path("/run/testbed") if os.access("/run", os.W_OK) else Path(f"/tmp/testbed-{os.getuid()}")
+    base.mkdir(mode=0o700, exist_ok=True)
+    if not os.path.ismount(base):
+        run_checked(
+            ["mount", "-t", "tmpfs", "-o", "mode=700,nosuid,nodev", "testbed", str(base)], timeout_s=5
+        )
+    return Path(tempfile.mkdtemp(prefix="e-", dir=base))
 
 
 def run_checked(argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None = None) -> str:

@@ -6,6 +6,7 @@ import array
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -123,7 +124,7 @@ class DockerEngine(Engine):
 
     name = "docker"
 
-    def __init__(self, run_id: str, state_dir: Path, version: str) -> None:
+    def __init__(self, run_id: str, state_dir: Path | None, version: str) -> None:
         super().__init__(run_id, state_dir)
         self.version = version
         self.api = DockerApi.from_environment()
@@ -242,6 +243,7 @@ class DockerEngine(Engine):
             os.close(descriptor)
         self._descriptors.clear()
         remove_run(self.run_id)
+        shutil.rmtree(self.state_dir, ignore_errors=True)
 
 
 def docker_mounts(mounts: Sequence[Mount]) -> list[str]:

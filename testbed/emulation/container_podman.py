@@ -75,7 +75,9 @@ class PodmanEngine(Engine):
 
     name = "podman"
 
-    def __init__(self, run_id: str, state_dir: Path, version: str) -> None:
+    def __init__(self, run_id: str, state_dir: Path | None, version: str) -> None:
+        if state_dir is not None and len(f"{state_dir}/run") > 50:
+            state_dir = None  # Podman takes no run folder longer than 50 characters
         super().__init__(run_id, state_dir)
         self.version = version
         self._numbers = itertools.count(1)
@@ -101,10 +103,6 @@ class PodmanEngine(Engine):
         return text.strip()
 
     def prepare(self) -> None:
-        if len(f"{self.state_dir}/run") > 50:
-            raise EmulationError(
-                f"Podman takes no state folder this long (50 characters): {self.state_dir}/run"
-            )
         super().prepare()
         write_configuration(self.state_dir)
         # a sandbox with a fresh sysfs hides the control groups, without which runc starts nothing
@@ -164,6 +162,7 @@ class PodmanEngine(Engine):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment(self.state_dir),
+                cwd=self.state_dir,  # conmon leaves a file named "oom" where it stands
                 start_new_session=True,  # Ctrl-C in the terminal is for the runner alone
             )
         container = PodmanContainer(name, client, log_path, pid_file)

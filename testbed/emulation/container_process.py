@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -115,6 +116,7 @@ class ProcessEngine(Engine):
 
     def close(self) -> None:
         super().close()
+        shutil.rmtree(self.state_dir, ignore_errors=True)
         cgroup.remove_run(self.run_id, timeout_s=1.0)
 
 
