@@ -57,9 +57,7 @@ def docker_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=["podman", "docker", "process"])
-def engine(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     if request.param == "docker":
         address = request.getfixturevalue("docker_daemon")
         if address:
@@ -70,10 +68,9 @@ def engine(
         except MissingToolError as error:
             pytest.skip(f"podman is not tested: {error.problem}")
     run_id = f"t{os.getpid()}-{time.monotonic_ns()}"
-    state_dir = Path(tempfile.mkdtemp(prefix="testbed-"))  # Podman takes no long paths
-    with choose_engine(request.param, run_id=run_id, state_dir=state_dir) as chosen:
+    with choose_engine(request.param, run_id=run_id) as chosen:
         yield chosen
-    shutil.rmtree(state_dir, ignore_errors=True)
+    assert not chosen.state_dir.exists()
     # whatever the test did, nothing of this run may be left in the machine
     assert cgroup.remove_run(run_id, timeout_s=0) == []
     if request.param == "docker":
