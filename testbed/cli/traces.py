@@ -219,16 +219,15 @@ def convert(
 
     trace = _load(source, format, column, clip)
     if append:
-        trace = concatenate([trace, *(_load(path, None, column, clip) for path in append)])
+        trace = concatenate([trace, *(_load(path, None, None, clip) for path in append)])
     if scale is not None:
         trace = trace.scaled(scale)
     if offset is not None:
         trace = trace.shifted(round(_quantity(parse_duration_s, offset, "--offset") * 1e9))
     if resample is not None:
         trace = trace.resampled(round(_quantity(parse_duration_s, resample, "--resample") * 1e9))
-    save_trace(
-        trace, target, format=to, comments=[f"converted from {', '.join(p.name for p in [source, *(append or [])])}"]
-    )
+    origins = ", ".join(path.name for path in [source, *(append or [])])
+    save_trace(trace, target, format=to, comments=[f"converted from {origins}"])
     typer.echo(f"{target}: {trace.duration_ns / 1e9:g} s, mean {trace.mean_rate_bps / 1e6:.3f} Mbit/s")
 
 

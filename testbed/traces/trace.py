@@ -143,8 +143,9 @@ class Trace:
         """Bits allowed in [t0_ns, t1_ns); both may lie in any lap, also before 0."""
         if t1_ns < t0_ns:
             raise InputError("an interval must not end before it begins", value=(t0_ns, t1_ns))
-        ends = self.cumulative_bits(np.array([t0_ns, t1_ns], dtype=np.int64))
-        return int(ends[1] - ends[0])
+        laps, parts = self._laps_and_bits(np.array([t0_ns, t1_ns], dtype=np.int64))
+        # Python's integers: many laps of a fast trace do not fit in 64 bits
+        return (int(laps[1]) - int(laps[0])) * self.total_bits + int(parts[1]) - int(parts[0])
 
     def bits_per_step(self, step_ns: int, steps: int, offset_ns: int = 0) -> IntArray:
         """int64 (steps,), bits allowed in each of `steps` intervals of `step_ns` from `offset_ns` on."""
@@ -152,12 +153,20 @@ class Trace:
             raise InputError(
                 "step must be positive and the number of steps not negative", value=(step_ns, steps)
             )
-        borders = offset_ns + step_ns * np.arange(steps + 1, dtype=np.int64)
+        borders = offset_ns % self.duration_ns + step_ns * np.arange(steps + 1, dtype=np.int64)
         bits: IntArray = np.diff(self.cumulative_bits(borders))
         return bits
 
     def cumulative_bits(self, t_ns: IntArray) -> IntArray:
         """int64, bits allowed in [0, t) for every t of an array (laps counted, negative before 0)."""
+        laps, parts = self._laps_and_bits(t_ns)
+        if len(laps) and float(np.abs(laps).max() + 1) * self.total_bits > INT64_MAX / 2:
+            raise self._bad("so many laps carry more bits than fit in 62 bits", int(np.abs(laps).max()))
+        total: IntArray = laps * self.total_bits + parts
+        return total
+
+    def _laps_and_bits(self, t_ns: IntArray) -> tuple[IntArray, IntArray]:
+        """For every t: the whole laps before it, and the bits allowed since the begin of its lap."""
         laps, inside = np.divmod(np.asarray(t_ns, dtype=np.int64), self.duration_ns)
         index = np.searchsorted(self.times_ns, inside, side="right") - 1
         elapsed = inside - self.times_ns[index]
@@ -171,8 +180,7 @@ class Trace:
             part = quotient * elapsed + remainder * elapsed // lengths
         if self.packet_bits is not None:
             part -= part % self.packet_bits
-        total: IntArray = laps * self.total_bits + self._cumulative[index] + part
-        return total
+        return laps, self._cumulative[index] + part
 
     def segment_at(self, t_ns: int) -> int:
         """Index of the segment that holds at an instant, in whatever lap."""

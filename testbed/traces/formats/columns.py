@@ -17,8 +17,8 @@ SEPARATOR = re.compile(r"[\s,]+")
 
 
 def sniff(source: Source) -> bool:
-    """Most lines are two numbers."""
-    return source.mostly(ROW)
+    """Most lines are two numbers, and the first is no header."""
+    return source.mostly(ROW) and not source.head[0][:1].isalpha()
 
 
 def read(source: Source, column: str | None, clip: float | None) -> Trace:

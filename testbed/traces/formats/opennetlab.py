@@ -34,7 +34,7 @@ def read(source: Source, column: str | None, clip: float | None) -> Trace:
             "holds both directions" if patterns else "holds no trace_pattern",
             remedy=f"choose with --column {' or --column '.join(patterns)}" if patterns else None,
         )
-    direction = column or next(iter(patterns))
+    direction = next(iter(patterns)) if column is None else column
     if direction not in patterns:
         raise source.error("has no such direction", value=direction, remedy=f"it holds {', '.join(patterns)}")
     steps = patterns[direction]
