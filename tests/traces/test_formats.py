@@ -187,7 +187,9 @@ BAD: list[tuple[str, str, tuple[str, ...]]] = [
 
 
 @pytest.mark.parametrize(("what", "text", "words"), BAD, ids=[bad[0] for bad in BAD])
-def test_bad_files_say_what_where_and_what_to_do(what: str, text: str, words: tuple[str, ...], tmp_path: Path):
+def test_bad_files_say_what_where_and_what_to_do(
+    what: str, text: str, words: tuple[str, ...], tmp_path: Path
+):
     path = tmp_path / "bad.trace"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
@@ -216,7 +218,9 @@ def test_a_missing_file_and_a_folder(tmp_path: Path):
         load_trace(tmp_path)
 
 
-@pytest.mark.parametrize("what", ["negative rate", "4G spike", "20 Gbit/s", "10 Gbit/s in stamps", "csv huge"])
+@pytest.mark.parametrize(
+    "what", ["negative rate", "4G spike", "20 Gbit/s", "10 Gbit/s in stamps", "csv huge"]
+)
 def test_clip_reads_what_would_be_refused(what: str):
     text = next(bad[1] for bad in BAD if bad[0] == what)
     trace = read_source(Source("x", text), clip=10e6)
@@ -233,7 +237,10 @@ def test_real_millimetre_wave_is_not_absurd():
 
 def test_our_own_csv_may_hold_a_cliff():
     """Written on purpose: a step from 2 Gbit/s to 1 Mbit/s is an experiment, not a capture error."""
-    assert read_source(Source("x", "duration_ms,rate_bps\n1000,2000000000\n1000,1000000\n")).total_bits == 2_001_000_000
+    assert (
+        read_source(Source("x", "duration_ms,rate_bps\n1000,2000000000\n1000,1000000\n")).total_bits
+        == 2_001_000_000
+    )
 
 
 def test_real_iperf3_output_is_read():
@@ -242,7 +249,9 @@ def test_real_iperf3_output_is_read():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    server = subprocess.Popen(["iperf3", "-s", "-1", "-B", "127.0.0.1", "-p", port], stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        ["iperf3", "-s", "-1", "-B", "127.0.0.1", "-p", port], stdout=subprocess.DEVNULL
+    )
     try:
         for _ in range(50):
             done = subprocess.run(

@@ -68,7 +68,9 @@ def damaged(draw: st.DrawFn, text: str) -> str:
 @settings(max_examples=150, deadline=None)
 def test_damaged_files(name: str, data: st.DataObject):
     text = data.draw(damaged(SEEDS[name]))
-    column = data.draw(st.sampled_from([None, None, "uplink", "UL_bitrate", "A/TCP/8", "A/TCP/8/1", "sum", "x", "", "/"]))
+    column = data.draw(
+        st.sampled_from([None, None, "uplink", "UL_bitrate", "A/TCP/8", "A/TCP/8/1", "sum", "x", "", "/"])
+    )
     clip = data.draw(st.sampled_from([None, 1.0, 1e6, 1e12]))
     read_all(text, data.draw(st.sampled_from([name, None])), column, clip)
 
@@ -112,9 +114,13 @@ def test_any_bytes(raw: bytes):
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_damaged_logs_of_round_trip_times(data: st.DataObject):
-    seed = data.draw(st.sampled_from([SEEDS["rtt"], "40.1\n38\n", "PING x\n64 bytes: icmp_seq=1 time=4.2 ms\n"]))
+    seed = data.draw(
+        st.sampled_from([SEEDS["rtt"], "40.1\n38\n", "PING x\n64 bytes: icmp_seq=1 time=4.2 ms\n"])
+    )
     try:
-        rtts = read_rtt_source(Source("fuzz", data.draw(damaged(seed))), column=data.draw(st.sampled_from([None, "A/B"])))
+        rtts = read_rtt_source(
+            Source("fuzz", data.draw(damaged(seed))), column=data.draw(st.sampled_from([None, "A/B"]))
+        )
     except InputError:
         return
     assert len(rtts) > 0 and (rtts >= 0).all() and (rtts < 3600).all()
