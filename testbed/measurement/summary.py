@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from testbed.measurement.atomic import write_text_atomic
+from testbed.measurement.atomic import write_json_atomic, write_text_atomic
 from testbed.measurement.metrics import Estimate, evaluate_all
-from testbed.measurement.trial import MANIFEST, Trial, load_run, load_trial
+from testbed.measurement.trial import MANIFEST, RUN, Trial, load_run, load_trial
 from testbed.measurement.validity import INVALID, VALID, validity_of
 
 SUMMARY, TABLE = "summary.csv", "table.csv"
@@ -112,20 +113,21 @@ def summarise_trial(trial_dir: str | Path) -> pd.DataFrame:
     return frame
 
 
-def summarise_run(run_dir: str | Path) -> pd.DataFrame:
-    """Evaluate all trials of a run (repeats pooled), write its `summary.csv` and `table.csv`, return the table."""
-    groups = group_trials(load_run(run_dir))
-    return write_run_tables(run_dir, groups)
+def summarise_run(run_dir: str | Path, *, trials: Sequence[str | Path] | None = None) -> pd.DataFrame:
+    """Evaluate the trials of a run (all by default; repeats pooled), write its tables, return the wide one."""
+    return write_run_tables(run_dir, group_trials(load_run(run_dir, trials)))
 
 
 def write_run_tables(run_dir: str | Path, groups: Sequence[Group]) -> pd.DataFrame:
-    """Write `summary.csv` (long) and `table.csv` (wide) of groups that were evaluated already; return the table.
+    """Write `summary.csv` (long), `table.csv` (wide) and `run.json` (its trials) from evaluated groups.
 
     A run that is a single trial directory is left as it is: resume compares the sizes of a trial's files.
     """
-    table = wide_form(groups)
-    if (Path(run_dir) / MANIFEST).exists():
+    table, root = wide_form(groups), Path(run_dir)
+    if (root / MANIFEST).exists():
         return table
-    write_text_atomic(Path(run_dir) / SUMMARY, long_form(groups).to_csv(index=False, lineterminator="\n"))
-    write_text_atomic(Path(run_dir) / TABLE, table.to_csv(index=False, lineterminator="\n"))
+    write_text_atomic(root / SUMMARY, long_form(groups).to_csv(index=False, lineterminator="\n"))
+    write_text_atomic(root / TABLE, table.to_csv(index=False, lineterminator="\n"))
+    paths = [trial.path.resolve() for group in groups for trial in group.trials]
+    write_json_atomic(root / RUN, {"trials": [os.path.relpath(path, root.resolve()) for path in paths]})
     return table

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Group as Stack
 from rich.table import Table
 from rich.text import Text
 
@@ -22,12 +22,23 @@ _SHORT = {"device": "dev", "compute": "comp", "unaccounted": "rest", "downlink":
 _MIN_SHARE = 0.04  # parts of the latency below this are summed into `rest`
 
 
-def terminal_table(run_dir: str | Path, *, width: int = 100, groups: Sequence[Group] | None = None) -> Table:
+def terminal_table(run_dir: str | Path, *, trials: Sequence[str | Path] | None = None,
+                   report: str | Path | None = None, width: int | None = None) -> tuple[Table, Text]:
+    """Table and footer of a run, to be printed one after the other.
+
+    `trials` are its trial directories (all by default), `report` is named in the footer, `width` is the
+    terminal's by default.
+    """
+    loaded = load_run(run_dir, trials)
+    columns = width or shutil.get_terminal_size((100, 24)).columns
+    return plan_table(group_trials(loaded, intervals=False), columns), footer(loaded, report)
+
+
+def plan_table(rows: Sequence[Group], width: int) -> Table:
     """One row per plan (and sweep point): requests, accuracy, latency, where it went, deadline, bytes, exits.
 
-    `width` is the terminal's; bytes and exits, then p99, give way when it is narrower than 96 and 72 columns.
+    Bytes and exits, then p99, give way when there are fewer than 96 and 72 columns.
     """
-    rows = list(groups) if groups is not None else group_trials(load_run(run_dir), intervals=False)
     columns = {
         "plan": [[group.label] for group in rows],
         "req": [[_count(group)] for group in rows],
@@ -60,11 +71,9 @@ def terminal_table(run_dir: str | Path, *, width: int = 100, groups: Sequence[Gr
     return table
 
 
-def terminal_footer(run_dir: str | Path, *, report: str | Path | None = None,
-                    trials: Sequence[Trial] | None = None) -> Text:
+def footer(loaded: Sequence[Trial], report: str | Path | None = None) -> Text:
     """VALID or INVALID with reasons, how nodes and links were run, and the path of the report."""
-    loaded = list(trials) if trials is not None else load_run(run_dir)
-    text = Text()
+    text = Text("\n")
     failed, other = _problems(loaded)
     word = verdict(loaded)
     judged = {check.name for trial in loaded for check in validity_of(trial).checks if check.passed}
@@ -80,13 +89,6 @@ def terminal_footer(run_dir: str | Path, *, report: str | Path | None = None,
     if report is not None:
         text.append("\nreport: ").append(os.path.relpath(report), style="bold")
     return text
-
-
-def terminal_view(run_dir: str | Path, *, width: int = 100, report: str | Path | None = None) -> Stack:
-    """Table and footer, ready for `console.print`; reads the run once."""
-    trials = load_run(run_dir)
-    table = terminal_table(run_dir, width=width, groups=group_trials(trials, intervals=False))
-    return Stack(table, Text(), terminal_footer(run_dir, report=report, trials=trials))
 
 
 def shares(group: Group) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from testbed.measurement.records import HOPS, LINKS, NODES, REQUESTS, Table, emp
 MANIFEST = "manifest.json"
 FABRIC = "fabric.json"
 STATUS = "status.json"
+RUN = "run.json"
 _COMPLETE = ("complete", "completed", "done")
 
 
@@ -85,8 +86,9 @@ def load_trial(trial_dir: str | Path) -> Trial:
 def find_trials(run_dir: str | Path) -> list[Path]:
     """Return the trial directories of a run: `<run>/<config-hash>/<repeat>/`, finished ones only.
 
-    A trial directory itself is accepted as a run of one. Where the run was repeated after an edit of the
-    scenario, several directories can stand for the same policy, sweep point and repeat: the newest counts.
+    A trial directory itself is accepted as a run of one. `run.json` names the trials of the last whole run.
+    Without it (an interrupted run) all finished trials count; where several stand for the same policy, sweep
+    point and repeat, because the scenario was edited in between, the newest counts.
     Raises InputError when there is no finished trial.
     """
     root = Path(run_dir)
@@ -94,6 +96,10 @@ def find_trials(run_dir: str | Path) -> list[Path]:
         raise InputError("there is no such run directory", file=root, remedy="give a directory such as runs/quickstart")
     if (root / MANIFEST).is_file():
         return [root]
+    if (root / RUN).is_file():
+        listed = [root / str(name) for name in read_json(root / RUN).get("trials") or []]
+        if listed and all(_finished(path) and (path / MANIFEST).is_file() for path in listed):
+            return listed
     candidates = sorted(path.parent for path in root.glob(f"*/*/{MANIFEST}"))
     newest: dict[tuple[str, str, int], tuple[str, Path]] = {}
     for path in candidates:
@@ -111,9 +117,9 @@ def find_trials(run_dir: str | Path) -> list[Path]:
     return _in_file_order([path for _, path in newest.values()])
 
 
-def load_run(run_dir: str | Path) -> list[Trial]:
-    """Load all trials that `find_trials` names."""
-    return [load_trial(path) for path in find_trials(run_dir)]
+def load_run(run_dir: str | Path, trials: Sequence[str | Path] | None = None) -> list[Trial]:
+    """Load the given trial directories, or all that `find_trials` names."""
+    return [load_trial(path) for path in (find_trials(run_dir) if trials is None else trials)]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,216 @@
+"""Data of the figures, thinned to what a screen can show; shared by the HTML report and the saved figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from testbed.measurement.components import component_order
+from testbed.measurement.records import latency_s
+from testbed.measurement.summary import Group
+from testbed.measurement.trial import Trial
+
+CDF_POINTS = 320
+BINS = 600  # of a bandwidth curve
+MAX_DOTS = 1200  # of a latency scatter
+FloatArray = npt.NDArray[np.float64]
+
+
+def figure_data(groups: Sequence[Group]) -> dict[str, Any]:
+    """Return series (one per group) and, by series index, the data of every figure. Times in seconds or ms."""
+    policies = list(dict.fromkeys(group.policy for group in groups))
+    points = list(dict.fromkeys(_point(group) for group in groups))
+    tiers = groups[0].trials[0].tiers
+    names = component_order([name for group in groups for name in group.family("time")], tiers)
+    exits = list(dict.fromkeys(name for group in groups for name in group.family("exit_share")))
+    return {
+        "series": [{"label": group.label, "policy": group.policy, "color": policies.index(group.policy),
+                    "point": points.index(_point(group))} for group in groups],
+        "policies": policies,
+        "points": points,
+        "deadline_ms": _deadline_ms(groups),
+        "cdf": [_cdf(group) for group in groups],
+        "components": [{"name": name, **component_style(name, tiers)} for name in names],
+        "breakdown": [[(group.family("time").get(name) or 0.0) * 1e3 for name in names] for group in groups],
+        "tradeoff": [_tradeoff(group) for group in groups],
+        "exits": {"names": exits, "rows": [[group.family("exit_share").get(name, 0.0) for name in exits]
+                                           for group in groups]},
+        "sweep": _sweep(groups),
+        "timelines": [_timeline(trial, index) for index, group in enumerate(groups) for trial in group.trials[:1]],
+    }
+
+
+def component_style(name: str, tiers: Sequence[str]) -> dict[str, Any]:
+    """Colour role and texture of a component: hue by place, hatching for waiting, grey for overheads."""
+    head, _, tail = name.partition(" ")
+    if tail in ("queue", "compute"):
+        place = tiers.index(head) if head in tiers else len(tiers)
+        return {"role": f"t{place % 4}", "hatch": tail == "queue"}
+    if tail == "up":
+        hop = tiers.index(head.split("-")[0]) if head.split("-")[0] in tiers else 0
+        return {"role": f"u{min(hop, 1)}", "hatch": False}
+    return {"role": {"downlink": "d", "unaccounted": "x"}.get(name, "o"), "hatch": name == "decision"}
+
+
+def _point(group: Group) -> str:
+    return ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in group.sweep_point.items())
+
+
+def _answered(group: Group) -> FloatArray:
+    parts = []
+    for trial in group.trials:
+        rows = trial.requests
+        rows = rows[rows["status"].eq("ok").fillna(False) & rows["phase"].fillna("measure").eq("measure")]
+        parts.append(latency_s(rows).to_numpy("float64"))
+    return np.sort(np.concatenate(parts))
+
+
+def _cdf(group: Group) -> dict[str, Any]:
+    """Empirical distribution: every sample up to CDF_POINTS, beyond that equal steps plus the whole tail."""
+    values = _answered(group)
+    n = len(values)
+    if n == 0:
+        return {"x": [], "y": [], "n": 0}
+    ranks = np.arange(1, n + 1)
+    if n > CDF_POINTS:
+        ranks = np.unique(np.concatenate((np.linspace(1, n, CDF_POINTS - 40).astype(int), np.arange(n - 39, n + 1))))
+    return {"x": _round(values[ranks - 1] * 1e3, 3), "y": _round(ranks / n, 5), "n": n}
+
+
+def _deadline_ms(groups: Sequence[Group]) -> float | None:
+    found = {float(value) for group in groups for trial in group.trials
+             for value in trial.requests["deadline_s"].dropna().unique()}
+    return found.pop() * 1e3 if len(found) == 1 else None
+
+
+def _tradeoff(group: Group) -> dict[str, Any]:
+    accuracy = group.get("accuracy")
+    return {
+        "p50": _ms(group.value("latency_p50")), "p95": _ms(group.value("latency_p95")), "acc": group.value("accuracy"),
+        "lo": accuracy.ci_low if accuracy else None, "hi": accuracy.ci_high if accuracy else None,
+        "deadline": group.value("deadline_hit"),
+    }
+
+
+def _sweep(groups: Sequence[Group]) -> dict[str, Any] | None:
+    """Metrics against the swept value, when exactly one key with numbers is swept."""
+    keys = {key for group in groups for key in group.sweep_point}
+    if len(keys) != 1 or len({_point(group) for group in groups}) < 2:
+        return None
+    key = keys.pop()
+    values = [group.sweep_point.get(key) for group in groups]
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return None
+    shown = (("latency_p50", "latency p50", "ms", 1e3), ("latency_p95", "latency p95", "ms", 1e3),
+             ("accuracy", "accuracy", "%", 100.0), ("deadline_hit", "answered in time", "%", 100.0),
+             ("bytes_up", "sent up per request", "kB", 1e-3))
+    metrics = []
+    for name, label, unit, factor in shown:
+        estimates = [group.get(name) for group in groups]
+        metrics.append({"label": label, "unit": unit, "y": [
+            [None if value is None else value * factor for value in (e.value, e.ci_low, e.ci_high)] if e else
+            [None, None, None] for e in estimates]})
+    return {"key": key.rsplit(".", 1)[-1], "x": values, "metrics": metrics}
+
+
+def _timeline(trial: Trial, series: int) -> dict[str, Any]:
+    """Replayed and delivered rate per link and direction, requests and events of one trial; t in seconds."""
+    rows = trial.requests[trial.requests["scheduled_ns"].notna()]
+    start = int((trial.manifest.get("clock") or {}).get("start_ns") or (rows["scheduled_ns"].min() if len(rows) else 0))
+    times = [column.max() for column in (rows["completed_ns"], rows["scheduled_ns"]) if column.notna().any()]
+    end = (max(int(time) for time in times) - start) / 1e9 if times else 1.0
+    measured = rows.assign(t=(rows["scheduled_ns"] - start).astype("float64") / 1e9, latency=latency_s(rows) * 1e3)
+    return {
+        "series": series, "label": trial.policy, "end": end,
+        "links": [link for link in _curves(trial, start, end) if link["up"] or link["down"]],
+        "requests": _dots(measured), "devices": sorted(str(d) for d in rows["device"].dropna().unique()),
+        "events": _events(trial, start),
+    }
+
+
+def _curves(trial: Trial, start: int, end: float) -> list[dict[str, Any]]:
+    described = {str(link.get("name")): link for link in trial.manifest.get("links") or []}
+    table = trial.links[trial.links["link"].notna()]
+    edges = np.linspace(0.0, max(end, 0.1), min(BINS, max(2, int(end / 0.1))) + 1)
+    curves = []
+    for name, rows in table.groupby("link", sort=False):
+        link = described.get(str(name), {})
+        curve: dict[str, Any] = {"name": str(name), "ends": [str(link.get("src")), str(link.get("dst"))]}
+        for direction in ("up", "down"):
+            side = rows[rows["direction"].eq(direction).fillna(False)].sort_values("t_ns", kind="stable")
+            traced = side["trace"].notna().any() or bool((link.get(direction) or {}).get("trace"))
+            target = side[side["target_rate_bps"].notna()]
+            if not traced or not len(target):
+                curve[direction] = None
+                continue
+            t = (target["t_ns"] - start).to_numpy("float64") / 1e9
+            curve[direction] = {
+                "t": _round(edges, 3), "rate": _round(_bin_hold(t, target["target_rate_bps"].to_numpy("float64"),
+                                                                edges) / 1e6, 4),
+                "sent": _delivered(side, start, edges),
+            }
+        curves.append(curve)
+    # the links that replay a trace first, then those that only carry a fixed rate
+    return sorted(curves, key=lambda c: (c["up"] is None and c["down"] is None, c["name"]))
+
+
+def _bin_hold(t: FloatArray, value: FloatArray, edges: FloatArray) -> FloatArray:
+    """Mean over each bin of a value that holds from one update to the next (zero before the first)."""
+    t = np.concatenate(([min(0.0, t[0])], t))
+    value = np.concatenate(([value[0]], value))
+    area = np.concatenate(([0.0], np.cumsum(np.diff(t) * value[:-1])))
+    at = np.interp(edges, t, area) + np.clip(edges - t[-1], 0, None) * value[-1]
+    return np.asarray(np.diff(at) / np.diff(edges), dtype=np.float64)
+
+
+def _delivered(side: pd.DataFrame, start: int, edges: FloatArray) -> list[float] | None:
+    polls = side[side["tx_bytes"].notna()]
+    if len(polls) < 2:
+        return None
+    t = (polls["t_ns"] - start).to_numpy("float64") / 1e9
+    sent = np.interp(edges, t, polls["tx_bytes"].to_numpy("float64"))
+    return _round(np.diff(sent) * 8 / np.diff(edges) / 1e6, 4)
+
+
+def _dots(rows: pd.DataFrame) -> dict[str, Any]:
+    """Requests as columns; thinned evenly, but the slowest and all that failed are kept."""
+    ok = rows["status"].eq("ok").fillna(False).to_numpy(dtype=bool)
+    if len(rows) > MAX_DOTS:
+        keep = np.zeros(len(rows), dtype=bool)
+        keep[np.linspace(0, len(rows) - 1, MAX_DOTS * 3 // 4).astype(int)] = True
+        order = np.argsort(np.nan_to_num(rows["latency"].to_numpy("float64")))
+        keep[order[-MAX_DOTS // 4:]] = True
+        keep |= ~ok & (np.cumsum(~ok) <= MAX_DOTS)
+        rows, ok = rows[keep], ok[keep]
+    return {
+        "t": _round(rows["t"].to_numpy("float64"), 4), "ms": _round(rows["latency"].to_numpy("float64"), 3),
+        "ok": [int(x) for x in ok], "device": rows["device"].fillna("").tolist(),
+        "warm": [int(x) for x in rows["phase"].ne("measure").fillna(False)],
+        "exit": rows["exit_id"].fillna("").tolist(), "error": rows["error_type"].fillna("").tolist(),
+    }
+
+
+def _events(trial: Trial, start: int) -> list[dict[str, Any]]:
+    """Fault events: those that the manifest says happened, else those that the scenario asked for."""
+    happened = trial.manifest.get("events")
+    found: list[Mapping[str, Any]] = happened if isinstance(happened, list) else (
+        (trial.manifest.get("config") or {}).get("events") or [])
+    events = []
+    for event in found:
+        at = (float(event["t_ns"]) - start) / 1e9 if event.get("t_ns") is not None else event.get("at")
+        if isinstance(at, int | float):
+            what = " ".join(str(event[key]) for key in ("kind", "link", "node", "tier") if event.get(key))
+            events.append({"t": float(at), "label": what.replace("_", " ")})
+    return events
+
+
+def _round(values: Any, digits: int) -> list[float]:
+    return [float(x) for x in np.round(np.asarray(values, dtype="float64"), digits)]
+
+
+def _ms(value: float | None) -> float | None:
+    return None if value is None else value * 1e3

@@ -1,0 +1,211 @@
+"""What the report shows, as plain data: verdict, table, facts, glossary, and the thinned data of its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from testbed.measurement import format as fmt
+from testbed.measurement.figure_data import figure_data
+from testbed.measurement.limits import LIMITS
+from testbed.measurement.metrics import COMPONENT_MEANINGS, FAMILIES, METRICS, Estimate
+from testbed.measurement.records import TABLES
+from testbed.measurement.summary import Group, verdict
+from testbed.measurement.trial import Trial
+from testbed.measurement.validity import Check, validity_of
+
+_STATE_ORDER = ("failed", "warned", "not measured", "off", "passed")
+
+
+def report_data(groups: Sequence[Group]) -> dict[str, Any]:
+    """Collect everything that the template needs from evaluated groups."""
+    trials = [trial for group in groups for trial in group.trials]
+    first = trials[0]
+    config = first.manifest.get("config") or {}
+    checks = worst_checks(trials)
+    return {
+        "scenario": str(first.manifest.get("scenario", "run")),
+        "description": str(config.get("description") or "").strip(),
+        "verdict": verdict(trials),
+        "checks": checks,
+        "counts": {state: sum(check["state"] == state for check in checks) for state in _STATE_ORDER},
+        "trials": [_trial(trial) for trial in trials],
+        "headline": _headline(trials),
+        "table": [_row(group) for group in groups],
+        "exits": any(len(group.family("exit_share")) > 1 for group in groups),
+        "calibration": _calibration(trials),
+        "facts": _facts(trials),
+        "nodes": [_node(node) for node in first.manifest.get("nodes") or []],
+        "links": [_link(link) for link in first.manifest.get("links") or []],
+        "versions": sorted((first.manifest.get("versions") or {}).items()),
+        "files": sorted((first.manifest.get("files") or {}).items()),
+        "glossary": _glossary(),
+        "figures": figure_data(groups),
+    }
+
+
+def worst_checks(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """One entry per check: the trial in which it was worst, failures first."""
+    about = {limit.name: limit for limit in LIMITS}
+    found: dict[str, list[tuple[Check, Trial]]] = {}
+    for trial in trials:
+        for check in validity_of(trial).checks:
+            found.setdefault(check.name, []).append((check, trial))
+    rows = []
+    for name, entries in found.items():
+        limit = about.get(name)
+        sign = -1.0 if limit is not None and limit.at_least else 1.0
+        check, trial = min(entries, key=lambda entry: (
+            _STATE_ORDER.index(entry[0].state), -sign * (entry[0].value if entry[0].value is not None else -1e300)))
+        measured = sum(entry.value is not None for entry, _ in entries)
+        state = check.state
+        if state in ("not measured", "off") and measured:  # the best evidence there is, not the lack of it
+            check, trial = min((entry for entry in entries if entry[0].value is not None),
+                               key=lambda entry: -sign * (entry[0].value or 0.0))
+            state = check.state
+        ratio = None
+        if check.value is not None:
+            top, bottom = (check.limit, check.value) if sign < 0 else (check.value, check.limit)
+            ratio = top / bottom if bottom else (0.0 if top == 0 else 2.0)
+        rows.append({
+            "name": name, "state": state, "what": limit.what if limit else name, "why": limit.why if limit else "",
+            "value": fmt.quantity(check.value, check.unit), "limit": fmt.quantity(check.limit, check.unit),
+            "sign": "≥" if sign < 0 else "≤", "ratio": ratio, "trial": trial_label(trial), "reason": check.reason,
+            "measured": measured, "of": len(entries),
+            "failures": [{"trial": trial_label(t), "reason": c.reason} for c, t in entries if c.state in
+                         ("failed", "warned")],
+        })
+    return sorted(rows, key=lambda row: _STATE_ORDER.index(row["state"]))
+
+
+def trial_label(trial: Trial) -> str:
+    """`split, rate=2, repeat 0`."""
+    point = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in trial.sweep_point.items()]
+    return ", ".join([trial.policy, *point, f"repeat {trial.manifest.get('repeat', 0)}"])
+
+
+def _headline(trials: Sequence[Trial]) -> list[str]:
+    count = sum(len(trial.requests) for trial in trials)
+    runtimes = {str(node.get("engine") or node.get("runtime")) for t in trials for node in t.manifest.get("nodes") or []}
+    backends = {str(link.get("backend")) for t in trials for link in t.manifest.get("links") or []}
+    started = min((str(t.manifest.get("started_utc") or "") for t in trials), default="")
+    words = [f"{len(trials)} trial{'s' if len(trials) != 1 else ''}", f"{count} requests",
+             f"nodes: {', '.join(sorted(runtimes)) or 'unknown'}", f"links: {', '.join(sorted(backends)) or 'none'}"]
+    return [*words, started.replace("T", " ").replace("Z", " UTC")[:23]] if started else words
+
+
+def _row(group: Group) -> dict[str, Any]:
+    def cell(name: str, unit: str | None = None) -> dict[str, str]:
+        estimate = group.get(name)
+        if estimate is None:
+            return {"value": "-", "interval": "", "note": "", "mark": ""}
+        return {"value": fmt.quantity(estimate.value, unit or estimate.unit), "interval": _interval(estimate),
+                "note": estimate.note, "mark": "~" if estimate.note.startswith("indicative") else ""}
+
+    return {
+        "label": group.label, "policy": group.policy, "repeats": len(group.trials), "verdict": verdict(group.trials),
+        "requests": f"{group.value('requests') or 0:.0f}", "failed": f"{group.value('failed') or 0:.0f}",
+        "exits": [(name, fmt.share(value)) for name, value in group.family("exit_share").items()],
+        **{name: cell(name) for name in ("accuracy", "latency_p50", "latency_p95", "latency_p99", "latency_max",
+                                         "deadline_hit", "correct_in_time", "bytes_up", "bytes_down", "offload",
+                                         "unaccounted_max")},
+    }
+
+
+def _interval(estimate: Estimate) -> str:
+    if estimate.ci_low is None or estimate.ci_high is None:
+        return ""
+    low, high = (fmt.quantity(x, estimate.unit) for x in (estimate.ci_low, estimate.ci_high))
+    if low == high:
+        return ""
+    number, _, unit = low.rpartition(" ")
+    return f"{number if unit and high.endswith(f' {unit}') else low.rstrip('%') if '%' in high else low} – {high}"
+
+
+def _trial(trial: Trial) -> dict[str, str]:
+    return {"label": trial_label(trial), "run_id": trial.run_id, "verdict": validity_of(trial).verdict,
+            "seed": str(trial.manifest.get("seed", "-")), "hash": str(trial.manifest.get("config_hash", "-")),
+            "started": str(trial.manifest.get("started_utc") or "-")}
+
+
+def _calibration(trials: Sequence[Trial]) -> list[dict[str, str]]:
+    """Asked against measured per link and direction, each over all trials (median, and the range when several)."""
+    seen: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for trial in trials:
+        for row in (trial.manifest.get("calibration") or {}).get("links") or []:
+            seen.setdefault((str(row.get("link")), str(row.get("direction") or "")), []).append(row)
+    rows = []
+    for (link, direction), entries in seen.items():
+        row = {"link": link, "direction": direction}
+        for name, show in (("rate_bps", fmt.rate), ("rtt_s", fmt.seconds)):
+            asked = next((e[f"asked_{name}"] for e in entries if e.get(f"asked_{name}") is not None), None)
+            got = [float(e[f"measured_{name}"]) for e in entries if e.get(f"measured_{name}") is not None]
+            middle = float(np.median(got)) if got else None
+            row[f"asked_{name}"], row[f"measured_{name}"] = show(asked), show(middle)
+            row[f"range_{name}"] = f"{show(min(got))} – {show(max(got))}" if len(got) > 1 else ""
+            row[f"error_{name}"] = "" if asked in (None, 0) or middle is None else f"{middle / float(asked) - 1:+.1%}"
+        rows.append(row)
+    return rows
+
+
+def _facts(trials: Sequence[Trial]) -> list[tuple[str, str]]:
+    manifest = trials[0].manifest
+    host = manifest.get("host") or {}
+    config = manifest.get("config") or {}
+    facts = [
+        ("system", host.get("system")), ("kernel", host.get("kernel")), ("CPU", host.get("cpu_model")),
+        ("cores", host.get("cpu_count")),
+        ("memory", fmt.size(host.get("memory_bytes")) if host.get("memory_bytes") else None),
+        ("clock source", host.get("clock_source")),
+        ("model", config.get("model")), ("data set", config.get("dataset")),
+        ("seeds", ", ".join(sorted({str(t.manifest.get("seed")) for t in trials}))),
+        ("command", " ".join(map(str, manifest["command"])) if isinstance(manifest.get("command"), list) else None),
+    ]
+    return [(name, str(value)) for name, value in facts if value not in (None, "")]
+
+
+def _node(node: Mapping[str, Any]) -> dict[str, str]:
+    compute = node.get("compute")
+    speed = compute.get("profile") if isinstance(compute, Mapping) else compute
+    return {"name": str(node.get("name")), "tier": str(node.get("tier", "-")), "address": str(node.get("address", "-")),
+            "runtime": str(node.get("runtime", "-")), "engine": str(node.get("engine") or "-"),
+            "compute": str(speed or "real")}
+
+
+def _link(link: Mapping[str, Any]) -> dict[str, str]:
+    return {"name": str(link.get("name")), "backend": str(link.get("backend", "-")),
+            "up": _direction(link.get("up") or {}), "down": _direction(link.get("down") or {})}
+
+
+def _direction(side: Mapping[str, Any]) -> str:
+    words = []
+    trace = side.get("trace")
+    if isinstance(trace, Mapping):
+        mean = trace.get("mean_rate_bps")
+        name = str(trace.get("path", "trace")).rsplit("/", 1)[-1]
+        words.append(f"trace {name}" + (f" (mean {fmt.rate(mean)})" if mean else ""))
+    elif side.get("rate_bps"):
+        words.append(fmt.rate(float(side["rate_bps"])))
+    if side.get("delay_s"):
+        words.append(f"delay {fmt.seconds(float(side['delay_s']))}")
+    if side.get("jitter_s"):
+        words.append(f"jitter {fmt.seconds(float(side['jitter_s']))}")
+    for key in ("loss", "queue"):
+        value = side.get(key)
+        if isinstance(value, Mapping):
+            value = " ".join(f"{name} {number}" for name, number in value.items() if number not in (None, 0, 0.0))
+        if value:
+            words.append(f"{key} {value}")
+    return ", ".join(words) or "not shaped"
+
+
+def _glossary() -> list[dict[str, Any]]:
+    """Generated from the definitions themselves, so it cannot disagree with them."""
+    metrics = [(m.name, m.unit, m.formula) for m in METRICS] + list(FAMILIES)
+    sections = [{"title": "Metrics", "rows": metrics},
+                {"title": "Parts of a latency", "rows": [(name, "s", text) for name, text in COMPONENT_MEANINGS]}]
+    sections += [{"title": f"Table {table.name}: {table.row}",
+                  "rows": [(c.name, c.unit, c.meaning) for c in table.columns]} for table in TABLES.values()]
+    return sections
