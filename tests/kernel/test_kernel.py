@@ -1,4 +1,4 @@
-"""On a kernel that has netem and kernel Open vSwitch, the same links do the same: proven inside user-mode Linux.
+"""On a kernel that has netem and Open vSwitch, the same links do the same: proven inside user-mode Linux.
 
 Times of compute mean nothing there (an exec costs 40 ms, an import of torch ten seconds); kernel paths do.
 """
@@ -36,29 +36,22 @@ ovs-dpctl add-dp probe && ovs-dpctl show probe | head -1
 def test_the_kernel_has_what_we_boot_it_for(tmp_path: Path) -> None:
     done = run_in_uml(["sh", "-c", SMOKE], folder=tmp_path, cwd=PROJECT, timeout_s=90)
     assert done.returncode == 0, done.output[-3000:]
-    found = re.search(r"min/avg/max/mdev = [\d.]+/([\d.]+)/", done.output)
+    found = re.search(r"min/avg/max/mdev = ([\d.]+)/", done.output)
     assert found is not None, done.output[-3000:]
-    assert 50.0 <= float(found[1]) < 60.0  # 25 ms each way
+    assert (
+        50.0 <= float(found[1]) < 60.0
+    )  # 25 ms each way; the shortest, because a shared machine adds its own pauses
     assert "system@probe" in done.output  # the kernel's datapath, not the one in user space
 
 
 def test_links_pass_their_own_tests_with_netem(tmp_path: Path) -> None:
-    """The tests of testbed/emulation/link.py, which run with the delay line on this machine, with netem instead."""
+    """The tests of the links, which may run with the delay line on this machine, with netem instead."""
     tests = sorted(
         str(path.relative_to(PROJECT)) for path in (PROJECT / "tests/emulation").glob("test_link*.py")
     )
     assert tests, "tests/emulation/test_link*.py have gone; what shall run inside?"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:hypothesispytest",
-        *tests,
-    ]
+    options = ["-q", "--color=no", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     done = run_in_uml(command, folder=tmp_path, cwd=PROJECT, timeout_s=330, env={"TESTBED_BACKEND": "netem"})
     print(done.output)  # shown by pytest when this fails, and with -s
     assert done.returncode == 0, done.output[-6000:]

@@ -1,11 +1,12 @@
-"""Boots user-mode Linux, a kernel with netem and Open vSwitch in a process of ours, and runs a command inside it.
+"""Boots user-mode Linux, a kernel with netem and Open vSwitch in a process, and runs a command inside it.
 
-The command sees this machine's files (hostfs) under a writable overlay that vanishes with it, is root of its own
-kernel, and has its own network. No module is loaded into, and nothing is changed in, the machine's own kernel.
+The command sees this machine's files (hostfs) under a writable overlay that vanishes with it, is root of its
+own kernel, and has its own network. Nothing is loaded into, or changed in, the machine's own kernel.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -34,15 +35,19 @@ for node in null:1:3 zero:1:5 full:1:7 random:1:8 urandom:1:9 tty:5:0 ptmx:5:2; 
 done
 mkdir dev/pts dev/shm dev/net
 /usr/bin/mknod -m 666 dev/net/tun c 10 200
-ln -s /proc/self/fd dev/fd; ln -s /proc/self/fd/0 dev/stdin; ln -s /proc/self/fd/1 dev/stdout; ln -s /proc/self/fd/2 dev/stderr
+ln -s /proc/self/fd dev/fd
+ln -s fd/0 dev/stdin
+ln -s fd/1 dev/stdout
+ln -s fd/2 dev/stderr
 mount -t devpts -o mode=620,ptmxmode=666 devpts dev/pts
 mount -t tmpfs tmpfs dev/shm
 mount -t tmpfs tmpfs run
+/usr/bin/cp SCRIPT run/command.sh
 mount -t tmpfs tmpfs tmp
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mkdir -p lib/modules
 ln -sfn "$modules" lib/modules/$(uname -r)
-exec chroot /mnt/root /bin/sh SCRIPT
+exec chroot /mnt/root /bin/sh /run/command.sh
 """
 
 _COMMAND = """
@@ -75,11 +80,10 @@ def run_in_uml(
     env: Mapping[str, str] | None = None,
     memory: str = "2G",
 ) -> UmlResult:
-    """Boot, run ``command`` in ``cwd``, and end the kernel. ``folder`` takes the scripts and the console's log.
+    """Boot, run ``command`` in ``cwd``, and end the kernel. ``folder`` takes scripts and the console's log.
 
     Raises AssertionError with the console's last lines when the kernel ends or hangs without an exit code.
     """
-    # inside, /tmp is a fresh one: the scripts must lie elsewhere, or be read before it is covered
     script = folder / "command.sh"
     init = folder / "init.sh"
     exports = "\n".join(f"export {key}={shlex.quote(value)}" for key, value in (env or {}).items())
@@ -88,13 +92,7 @@ def run_in_uml(
         .replace("ENVIRONMENT", exports)
         .replace("COMMAND", shlex.join(command))
     )
-    text = _INIT.replace(
-        "mount -t tmpfs tmpfs tmp\n", "cp SCRIPT run/command.sh\nmount -t tmpfs tmpfs tmp\n", 1
-    )
-    text = text.replace("cp SCRIPT", f"cp {shlex.quote(str(script))}").replace(
-        "/bin/sh SCRIPT", "/bin/sh /run/command.sh"
-    )
-    init.write_text(text)
+    init.write_text(_INIT.replace("SCRIPT", shlex.quote(str(script))))
     init.chmod(0o755)
     arguments = [
         "linux.uml", f"mem={memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}",
@@ -118,8 +116,6 @@ def run_in_uml(
             assert time.monotonic() - started < timeout_s, f"no end within {timeout_s:g} s:\n{tail}"
             time.sleep(0.1)
     finally:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(kernel.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         kernel.wait()
