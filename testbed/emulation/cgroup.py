@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed.emulation.netns import run_checked
 from testbed.errors import EmulationError
 
 ROOT = Path("/sys/fs/cgroup")
@@ -144,8 +145,6 @@ def remove_stale(min_age_s: float = 60.0, root: Path = ROOT) -> None:
 
 def mount_hierarchies(root: Path = ROOT) -> None:
     """Mount the control groups where a fresh sysfs hides them. Only for a private mount namespace."""
-    from testbed.emulation.container import run_checked
-
     if any(root.iterdir()):
         return
     names = controllers_v1()

@@ -1,6 +1,6 @@
 """Where a node's program runs: one small interface over Podman, Docker and plain processes.
 
-A node has a network namespace (:class:`NetNamespace`, that of its Mininet host) and, in it, a
+A node has a network namespace (:class:`NodeNamespace`, that of its Mininet host) and, in it, a
 :class:`Container` that may crash and be started again without the network noticing. A container has no
 network of its own: it joins that namespace, so no packet can by-pass the emulated links.
 
@@ -29,6 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, NamedTuple, Self
 
+from testbed.emulation.netns import run_checked
 from testbed.errors import EmulationError, InputError, MissingToolError
 
 HOST_IMAGE = "host"
@@ -55,7 +56,7 @@ class Mount:
 
 
 @dataclass(frozen=True)
-class NetNamespace:
+class NodeNamespace:
     """The network namespace of one node.
 
     path: valid for this process and its children (``/proc/PID/ns/net`` or ``/proc/PID/fd/N``).
@@ -198,7 +199,7 @@ class Engine(ABC):
         assert self._state_dir is not None, "prepare() comes first"
         return self._state_dir
 
-    def create_netns(self, node: str) -> NetNamespace | None:
+    def create_netns(self, node: str) -> NodeNamespace | None:
         """The namespace that the Mininet host must join, or None: it makes its own (see NodeHost)."""
         return None
 
@@ -207,7 +208,7 @@ class Engine(ABC):
         self,
         name: str,
         *,
-        netns: NetNamespace,
+        netns: NodeNamespace,
         argv: Sequence[str],
         log_path: Path,
         mounts: Sequence[Mount] = (),
@@ -288,22 +289,6 @@ def own_state_dir() -> Path:
             ["mount", "-t", "tmpfs", "-o", "mode=700,nosuid,nodev", "testbed", str(base)], timeout_s=5
         )
     return Path(tempfile.mkdtemp(prefix="e-", dir=base))
-
-
-def run_checked(argv: Sequence[str], *, timeout_s: float, env: Mapping[str, str] | None = None) -> str:
-    """Run a command and return its output; EmulationError with its stderr when it fails or hangs."""
-    try:
-        done = subprocess.run(
-            list(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, env=env
-        )
-    except FileNotFoundError:
-        raise EmulationError(f"{argv[0]} is not installed") from None
-    except subprocess.TimeoutExpired:
-        raise EmulationError(f"{' '.join(argv[:3])} did not answer within {timeout_s:g} s") from None
-    if done.returncode != 0:
-        why = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise EmulationError(f"{' '.join(argv[:3])} failed: {why}")
-    return done.stdout
 
 
 def open_log(log_path: Path) -> IO[bytes]:

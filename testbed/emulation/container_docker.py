@@ -24,14 +24,14 @@ from testbed.emulation.container import (
     Engine,
     Limits,
     Mount,
-    NetNamespace,
+    NodeNamespace,
     Usage,
     need_program,
     open_log,
-    run_checked,
 )
 from testbed.emulation.container_podman import CONFINEMENT, limit_options, mount_options
 from testbed.emulation.host_image import host_mounts, make_archive
+from testbed.emulation.netns import run_checked
 from testbed.errors import EmulationError, MissingToolError
 
 LABEL = "testbed.run"
@@ -156,7 +156,7 @@ class DockerEngine(Engine):
         self._host_mounts = host_mounts()
         cgroup.mount_hierarchies()
 
-    def create_netns(self, node: str) -> NetNamespace:
+    def create_netns(self, node: str) -> NodeNamespace:
         log_path = self.state_dir / f"{node}-net.log"
         # in the machine's own /tmp, which the daemon sees too; a socket's path must be short
         with tempfile.TemporaryDirectory(prefix="testbed-", dir=_shared_folder()) as folder:
@@ -176,13 +176,13 @@ class DockerEngine(Engine):
                 self.containers.append(pause)
                 descriptor = _receive_descriptor(listener, pause)
         self._descriptors.append(descriptor)
-        return NetNamespace(node, f"/proc/{os.getpid()}/fd/{descriptor}", holder=unique)
+        return NodeNamespace(node, f"/proc/{os.getpid()}/fd/{descriptor}", holder=unique)
 
     def start(
         self,
         name: str,
         *,
-        netns: NetNamespace,
+        netns: NodeNamespace,
         argv: Sequence[str],
         log_path: Path,
         mounts: Sequence[Mount] = (),

@@ -19,15 +19,15 @@ from testbed.emulation.container import (
     Engine,
     Limits,
     Mount,
-    NetNamespace,
+    NodeNamespace,
     Usage,
     need_program,
     open_log,
     read_pid_file,
-    run_checked,
     signal_tree,
 )
 from testbed.emulation.host_image import host_mounts, make_root
+from testbed.emulation.netns import run_checked
 from testbed.errors import EmulationError, MissingToolError
 
 _REMEDY = "apt-get install podman runc"
@@ -115,7 +115,7 @@ class PodmanEngine(Engine):
         self,
         name: str,
         *,
-        netns: NetNamespace,
+        netns: NodeNamespace,
         argv: Sequence[str],
         log_path: Path,
         mounts: Sequence[Mount] = (),

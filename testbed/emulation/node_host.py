@@ -7,20 +7,20 @@ from typing import Any
 
 from mininet.node import Host  # type: ignore[import-untyped]
 
-from testbed.emulation.container import NetNamespace
+from testbed.emulation.container import NodeNamespace
 
 
 class NodeHost(Host):  # type: ignore[misc]  # Mininet has no types
     """``net.addHost(name, cls=NodeHost, netns=engine.create_netns(name))``."""
 
-    def __init__(self, name: str, netns: NetNamespace | None = None, **params: Any) -> None:
+    def __init__(self, name: str, netns: NodeNamespace | None = None, **params: Any) -> None:
         self._given = netns
         super().__init__(name, **params)
 
     @property
-    def netns(self) -> NetNamespace:
+    def netns(self) -> NodeNamespace:
         """The namespace that this node's containers join."""
-        return self._given or NetNamespace(self.name, f"/proc/{self.pid}/ns/net")
+        return self._given or NodeNamespace(self.name, f"/proc/{self.pid}/ns/net")
 
     def _popen(self, cmd: list[str], **params: Any) -> subprocess.Popen[bytes]:
         if self._given is not None and self.shell is None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from testbed.emulation import cgroup
-from testbed.emulation.container import Container, Engine, Limits, Mount, NetNamespace, choose_engine
+from testbed.emulation.container import Container, Engine, Limits, Mount, NodeNamespace, choose_engine
 from testbed.emulation.container_docker import DockerEngine
 from testbed.emulation.container_podman import PodmanEngine
 from testbed.errors import EmulationError, InputError, MissingToolError
@@ -78,14 +78,14 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 @pytest.fixture
-def netns(engine: Engine) -> Iterator[NetNamespace]:
+def netns(engine: Engine) -> Iterator[NodeNamespace]:
     """A node's namespace with one address, 10.9.9.9/24, on a veth that leads nowhere."""
     given = engine.create_netns("node")
     if given is None:
         holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
         while Path(f"/proc/{holder.pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink():
             time.sleep(0.005)
-        given = NetNamespace("node", f"/proc/{holder.pid}/ns/net")
+        given = NodeNamespace("node", f"/proc/{holder.pid}/ns/net")
     else:
         holder = None
     for command in (
@@ -106,7 +106,7 @@ def docker(*arguments: str) -> str:
     return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def run(engine: Engine, netns: NetNamespace, code: str, log: Path, **options: object) -> str:
+def run(engine: Engine, netns: NodeNamespace, code: str, log: Path, **options: object) -> str:
     """Run Python code in a container to its end; returns what it printed."""
     argv = [sys.executable, "-c", code]
     container = engine.start("node", netns=netns, argv=argv, log_path=log, **options)  # type: ignore[arg-type]
@@ -121,7 +121,7 @@ def wait_for(log: Path, word: str, container: Container) -> None:
         time.sleep(0.02)
 
 
-def test_only_the_emulated_network_is_in_reach(engine: Engine, netns: NetNamespace, tmp_path: Path) -> None:
+def test_only_the_emulated_network_is_in_reach(engine: Engine, netns: NodeNamespace, tmp_path: Path) -> None:
     code = """
 import json, socket, subprocess
 def show(*what):
@@ -149,7 +149,7 @@ print(json.dumps([sorted(links), sorted(addresses), sorted(routes), outside, uni
 
 # a plain process promises no confinement but the network's
 @pytest.mark.parametrize("engine", ["podman", "docker"], indirect=True)
-def test_a_container_is_confined(engine: Engine, netns: NetNamespace, tmp_path: Path) -> None:
+def test_a_container_is_confined(engine: Engine, netns: NodeNamespace, tmp_path: Path) -> None:
     (tmp_path / "shown").mkdir()
     (tmp_path / "written").mkdir()
     code = f"""
@@ -178,7 +178,7 @@ print(json.dumps([[int(status[c], 16) for c in ("CapPrm", "CapEff", "CapBnd", "C
     assert (shadow, socket_seen, home) == (False, False, [])
 
 
-def test_the_hosts_environment_works_inside(engine: Engine, netns: NetNamespace, tmp_path: Path) -> None:
+def test_the_hosts_environment_works_inside(engine: Engine, netns: NodeNamespace, tmp_path: Path) -> None:
     code = """
 import os, sys, torch, testbed
 print(sys.prefix, testbed.__file__, torch.ones(2).sum().item(), os.environ["WHO"])
@@ -190,7 +190,7 @@ print(sys.prefix, testbed.__file__, torch.ones(2).sum().item(), os.environ["WHO"
 
 
 def test_a_crashed_node_starts_again_in_the_same_network(
-    engine: Engine, netns: NetNamespace, tmp_path: Path
+    engine: Engine, netns: NodeNamespace, tmp_path: Path
 ) -> None:
     listen = """
 import socket, sys
@@ -213,7 +213,7 @@ server = socket.create_server(("10.9.9.9", 7000)); print("up", flush=True); sys.
             node.usage()
 
 
-def test_it_ends_when_its_stdin_ends(engine: Engine, netns: NetNamespace, tmp_path: Path) -> None:
+def test_it_ends_when_its_stdin_ends(engine: Engine, netns: NodeNamespace, tmp_path: Path) -> None:
     node = engine.start(
         "node", netns=netns, argv=[sys.executable, "-c", UNTIL_EOF], log_path=tmp_path / "log"
     )
@@ -223,7 +223,7 @@ def test_it_ends_when_its_stdin_ends(engine: Engine, netns: NetNamespace, tmp_pa
     assert node.wait(20) == 0
 
 
-def test_stop_kills_what_does_not_listen(engine: Engine, netns: NetNamespace, tmp_path: Path) -> None:
+def test_stop_kills_what_does_not_listen(engine: Engine, netns: NodeNamespace, tmp_path: Path) -> None:
     deaf = """
 import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN); print("up", flush=True); time.sleep(600)
@@ -233,7 +233,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN); print("up", flush=True); time.sle
     assert node.stop(timeout_s=0.3) in (137, -signal.SIGKILL)
 
 
-def test_usage_counts_cpu_and_memory(engine: Engine, netns: NetNamespace, tmp_path: Path) -> None:
+def test_usage_counts_cpu_and_memory(engine: Engine, netns: NodeNamespace, tmp_path: Path) -> None:
     burn = """
 import sys, time
 held = bytearray(64 * 2**20)
@@ -249,7 +249,7 @@ print("up", flush=True); sys.stdin.read()
     assert usage.cpu_throttled_s == 0.0
 
 
-def test_limits_are_enforced(engine: Engine, netns: NetNamespace, tmp_path: Path) -> None:
+def test_limits_are_enforced(engine: Engine, netns: NodeNamespace, tmp_path: Path) -> None:
     burn = """
 import time
 start = time.monotonic()
@@ -272,7 +272,7 @@ print("up", flush=True); time.sleep(60)
     assert other.wait(30) in (137, -signal.SIGKILL)
 
 
-def test_pause_freezes_and_unpause_continues(engine: Engine, netns: NetNamespace, tmp_path: Path) -> None:
+def test_pause_freezes_and_unpause_continues(engine: Engine, netns: NodeNamespace, tmp_path: Path) -> None:
     log = tmp_path / "log"
     tick = "import time\nwhile True: print('tick', flush=True); time.sleep(0.01)"
     node = engine.start("node", netns=netns, argv=[sys.executable, "-c", tick], log_path=log)
@@ -289,7 +289,7 @@ def test_pause_freezes_and_unpause_continues(engine: Engine, netns: NetNamespace
         time.sleep(0.01)
 
 
-def test_several_start_side_by_side(engine: Engine, netns: NetNamespace, tmp_path: Path) -> None:
+def test_several_start_side_by_side(engine: Engine, netns: NodeNamespace, tmp_path: Path) -> None:
     logs = [tmp_path / f"log{n}" for n in range(5)]
     nodes = [
         engine.start(f"node{n}", netns=netns, argv=[sys.executable, "-c", UNTIL_EOF], log_path=log)
@@ -303,7 +303,7 @@ def test_several_start_side_by_side(engine: Engine, netns: NetNamespace, tmp_pat
 
 
 def test_a_program_that_cannot_start_is_an_error_with_its_reason(
-    engine: Engine, netns: NetNamespace, tmp_path: Path
+    engine: Engine, netns: NodeNamespace, tmp_path: Path
 ) -> None:
     node = engine.start("node", netns=netns, argv=["/no/such/program"], log_path=tmp_path / "log")
     assert node.wait(30) != 0

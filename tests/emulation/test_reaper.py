@@ -30,14 +30,14 @@ with Reaper(run_id, "podman"):
 TRIAL = """
 import subprocess, sys, time
 from pathlib import Path
-from testbed.emulation.container import choose_engine, NetNamespace
+from testbed.emulation.container import choose_engine, NodeNamespace
 run_id, log = sys.argv[1:]
 holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
 time.sleep(0.3)
 engine = choose_engine("podman", run_id=run_id)
 engine.prepare()
 code = "import time; print('up', flush=True); time.sleep(600)  # " + run_id
-node = engine.start("node", netns=NetNamespace("node", f"/proc/{holder.pid}/ns/net"),
+node = engine.start("node", netns=NodeNamespace("node", f"/proc/{holder.pid}/ns/net"),
                     argv=[sys.executable, "-c", code], log_path=Path(log))
 node.wait(600)
 """
