@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +61,18 @@ def test_plot(tmp_path, name, capsys):
     assert main(["traces", "plot", UP, UP.replace(".up", ".down"), "-o", str(tmp_path / name)]) == 0
     raw = (tmp_path / name).read_bytes()
     assert len(raw) > 20_000 and raw.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
+
+
+DOCUMENTED = re.findall(
+    r"^\$ testbed (traces .*)$", (SHIPPED.parent / "docs/commands/traces.md").read_text(), re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("command", [line for line in DOCUMENTED if not line.startswith("traces get")])
+def test_documented_commands_work(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "traces").symlink_to(SHIPPED)
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)) == 0
 
 
 @pytest.mark.parametrize(
