@@ -1,0 +1,428 @@
+"""Shaping and trace replay: one process that holds the rate of every direction of every link.
+
+Semantics, in one sentence: at each step (10 ms unless told otherwise) a direction is credited exactly the IP-layer
+bytes that its trace allows in that step, a packet leaves when the credit covers it, credit that packets still waiting
+at the end of the step could not use is carried over, and credit for which nothing waited expires.
+
+So a link that was idle sends at most one step's worth at once, the bytes of a busy link add up to the trace's to
+within one packet, and an outage (credit zero) holds its queue: packets are lost to the queue's limit only. Below one
+packet per step, credit accumulates while packets wait; a packet that finds such a slow link idle is seen at the next
+step. Steps of different directions are spread evenly over the step, so that they do not come all at one instant.
+
+The kernel does the work: each credit is one in-place change of a token bucket (`netlink`). Started by `fabric`.
+"""
+
+from __future__ import annotations
+
+import gc
+import heapq
+import os
+import struct
+import sys
+from array import array
+from pathlib import Path
+from time import monotonic_ns
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.emulation import netlink
+from testbed.emulation.helper import Control, Waiter, cpu_seconds, enter
+from testbed.emulation.netlink import Kicker, QdiscSocket, QdiscStats
+from testbed.emulation.netns import NetNamespace
+from testbed.traces.trace import Trace
+
+PEAK_FACTOR = 4  # packets of a step leave in its first quarter, one after the other, not all at its first instant
+CHUNK_STEPS = 256
+POLL_NS = 100_000_000
+UPDATE = struct.Struct("=HHqqq")  # direction index, 0, asked_ns, applied_ns, credit_bytes
+UPDATE_DTYPE = np.dtype(
+    [("direction", "u2"), ("pad", "u2"), ("asked_ns", "i8"), ("applied_ns", "i8"), ("credit_bytes", "i8")]
+)
+COLUMNS = (
+    "t_ns,link,direction,trace,trace_offset_ns,target_rate_bps,applied_rate_bps,apply_lag_ns,target_delay_s,"
+    "target_loss,tx_bytes,tx_packets,dropped_packets,backlog_bytes,allowed_bytes,apply_lag_p50_ns"
+)
+
+
+class Direction:
+    """One direction's bucket: a fixed rate, a replayed trace, or held."""
+
+    def __init__(self, index: int, fields: dict[str, Any], socket: QdiscSocket, namespace: NetNamespace) -> None:
+        self.index, self.link, self.name = index, str(fields["link"]), str(fields["direction"])
+        self.delay_s, self.loss = float(fields["delay_s"]), float(fields["loss"])
+        self.trace_name, self.trace_offset_ns = str(fields["trace_name"]), int(fields["trace_offset_ns"])
+        self.trace = _load_trace(fields["trace_fd"], self.trace_name) if fields["trace_fd"] is not None else None
+        self.stop_at_end = fields["at_end"] == "stop"
+        self._rate_bps: int | None = fields["rate_bps"]  # for a trace: its mean, until the replay starts
+        self._override_bps: int | None = None
+        self.down = self.held = False
+        self.replaying = False
+        self._ifindex, self._mtu, self._limit = int(fields["ifindex"]), int(fields["mtu"]), int(fields["limit"])
+        self._packets = fields["limit_kind"] == "packets"
+        self._socket, self._request = socket, socket.stats_request(int(fields["ifindex"]))
+        self._kick = Kicker(namespace, str(fields["interface"]), self._mtu)
+        self._installed = False
+        self._last_message = b""
+        self.last = QdiscStats(0, 0, 0, 0, 0)
+        self.allowed_bytes = 0  # since the replay began
+        self._balance = 0
+        self._window_start: tuple[int, int] = (0, 0)  # t_ns, allowed_bytes at the last poll row
+        self._chunk: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._chunk_first = 0
+        self._granted_bits = 0
+        self.next_step = 0
+        self.epoch_ns = 0  # instant at which the trace stands at its offset, moved on by pauses
+        self.phase_ns = 0
+        self.step_ns = 10_000_000
+        self.lags_ns = array("q")
+        self._window_lags: list[int] = []
+        self.missed_steps = 0
+        self.apply_static()
+
+    # ---- fixed rates and holding -------------------------------------------------------------------------
+
+    def apply_static(self) -> None:
+        """Set what holds while no trace runs: a fixed rate, no limit, or held."""
+        rate_bps = self._fixed_bps
+        self._last_message = b""
+        if self.down or self.held or rate_bps == 0:
+            self._set(netlink.closed_message(self._ifindex, self._limit, self._mtu))
+            return
+        if self._installed:  # wake the bucket while its largest packet is still smaller than the kick
+            self._set(netlink.fixed_message(self._ifindex, self._limit, rate_bps, self._mtu, burst_bytes=self._mtu))
+            self._kick()
+        self._set(netlink.fixed_message(self._ifindex, self._limit, rate_bps, self._mtu))
+
+    def _set(self, message: bytes) -> None:
+        if self._installed:
+            self._socket.request(message, f"link {self.link} {self.name}")
+            return
+        self._socket.install(message)
+        if self._packets:
+            self._socket.packet_queue(self._ifindex, self._limit)
+        self._installed = True
+
+    @property
+    def _fixed_bps(self) -> int | None:
+        return self._rate_bps if self._override_bps is None else self._override_bps
+
+    @property
+    def stepping(self) -> bool:
+        """Whether the trace decides now."""
+        return self.replaying and self._override_bps is None
+
+    def set_rate(self, rate_bps: int | None) -> None:
+        """A fixed rate instead of what the file says; None goes back to it."""
+        self._override_bps = rate_bps
+        if self.stepping:
+            self._balance = 0
+            self._last_message = b""
+        else:
+            self.apply_static()
+
+    def set_down(self, down: bool) -> None:
+        """Hold everything in the queue, or let it go on; a trace's time passes meanwhile, unused."""
+        self.down = down
+        if down or not self.stepping:
+            self.apply_static()
+        else:
+            self._last_message = b""
+
+    # ---- replay ------------------------------------------------------------------------------------------
+
+    def begin(self, start_ns: int, phase_ns: int, step_ns: int) -> int:
+        """Arm the replay; returns the first due instant."""
+        self.epoch_ns, self.phase_ns, self.step_ns = start_ns, phase_ns, step_ns
+        self.next_step, self._granted_bits, self._chunk_first = 0, 0, 0
+        self._chunk = self._cumulative(0)
+        return start_ns + phase_ns
+
+    def _cumulative(self, first: int) -> NDArray[np.int64]:
+        """Bits allowed from the epoch to the end of each of the next steps."""
+        assert self.trace is not None
+        ends = self.phase_ns + self.step_ns * np.arange(first + 1, first + 1 + CHUNK_STEPS, dtype=np.int64)
+        positions = self.trace_offset_ns + ends
+        start = self.trace_offset_ns
+        if self.stop_at_end:
+            positions = np.minimum(positions, max(self.trace.duration_ns, start))
+        base = self.trace.cumulative_bits(np.array([start], dtype=np.int64))[0]
+        cumulative: NDArray[np.int64] = self.trace.cumulative_bits(positions) - base
+        return cumulative
+
+    def step(self, due_ns: int) -> tuple[int, int]:
+        """Account for the step that ended, credit the one that begins; returns (applied_ns, credit_bytes)."""
+        number = self.next_step
+        if not self.replaying:  # the first step: what passed before belongs to the fixed rate
+            self.replaying, self._balance = True, 0
+            self.last = self._socket.stats(self._request)
+            self._window_start = (due_ns, 0)
+        behind = (monotonic_ns() - due_ns) // self.step_ns
+        if behind > 0:
+            self.missed_steps += behind
+            number += behind
+        offset = number - self._chunk_first
+        if offset >= len(self._chunk):
+            self._chunk_first, offset = number, 0
+            self._chunk = self._cumulative(number)
+        granted_bits = int(self._chunk[offset])
+        allowed = granted_bits // 8 - self._granted_bits // 8
+        self._granted_bits = granted_bits
+        self.next_step = number + 1
+        self._credit(allowed)
+        return monotonic_ns(), allowed
+
+    def _credit(self, allowed: int) -> None:
+        before, now = self.last, self._socket.stats(self._request)
+        self.last = now
+        balance = self._balance - (now.sent_bytes - before.sent_bytes)
+        if balance > 0 and now.queued_packets == 0:
+            balance = 0  # nothing waited for it
+        if self._override_bps is not None or self.down:
+            self._balance = min(balance, 0)
+            return
+        self.allowed_bytes += allowed
+        self._balance = balance = balance + allowed
+        mtu, grant, cost = self._mtu, balance, 0
+        if balance < mtu:
+            grant, waiting = 0, now.queued_packets
+            size = -(-now.backlog_bytes // waiting) if waiting else mtu  # of one packet; exact when one waits
+            if balance >= size > 0:  # small packets: the bucket cannot be smaller than a full one, so let as many go
+                grant, cost = mtu, mtu // (balance // size)  # as are covered, by making each cost its share of it
+        if grant:
+            peak = PEAK_FACTOR * grant * 1_000_000_000 // self.step_ns
+            message = netlink.credit_message(self._ifindex, self._limit, grant, peak, mtu, cost)
+        else:
+            message = netlink.closed_message(self._ifindex, self._limit, mtu)
+            if message == self._last_message:
+                return
+        self._socket.send(message)
+        self._last_message = message
+        if grant and now.queued_packets:
+            self._kick()
+
+    # ---- records -----------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Read the counters (the replay has read them anyway)."""
+        self.last = self._socket.stats(self._request)
+
+    def note(self, lag_ns: int) -> None:
+        self.lags_ns.append(lag_ns)
+        self._window_lags.append(lag_ns)
+
+    def row(self, t_ns: int) -> str:
+        """One line of links.csv."""
+        stats, (since_ns, allowed_then) = self.last, self._window_start
+        position = target = applied = allowed = lag = median = ""
+        if self.stepping and t_ns > since_ns:
+            target = f"{(self.allowed_bytes - allowed_then) * 8e9 / (t_ns - since_ns):.0f}"
+            applied = "0" if self.down else target
+        elif self._fixed_bps is not None:
+            target = str(self._fixed_bps)
+            applied = "0" if self.down or self.held else str((stats.rate_bytes or 0) * 8)
+        if self.replaying:
+            allowed = str(self.allowed_bytes)
+            if self.trace is not None:
+                played = self.trace_offset_ns + self.next_step * self.step_ns + self.phase_ns
+                position = str(played % self.trace.duration_ns)
+        if self._window_lags:
+            ordered = sorted(self._window_lags)
+            lag, median = str(ordered[-1]), str(ordered[len(ordered) // 2])
+            self._window_lags.clear()
+        self._window_start = (t_ns, self.allowed_bytes)
+        return (
+            f"{t_ns},{_quoted(self.link)},{self.name},{_quoted(self.trace_name)},{position},{target},{applied},{lag},"
+            f"{self.delay_s:.9g},{self.loss:.9g},{stats.sent_bytes},{stats.sent_packets},{self.dropped},"
+            f"{stats.backlog_bytes},{allowed},{median}\n"
+        )
+
+    @property
+    def dropped(self) -> int:
+        """Packets that the queue refused (the shaper's own kicks taken off)."""
+        return max(0, self.last.drops - self._kick.refused)
+
+    def counters(self) -> dict[str, Any]:
+        """Kernel counters since the link was made."""
+        self.refresh()
+        return {
+            "tx_bytes": self.last.sent_bytes,
+            "tx_packets": self.last.sent_packets,
+            "dropped_packets": self.dropped,
+            "backlog_bytes": self.last.backlog_bytes,
+            "backlog_packets": self.last.queued_packets,
+            "allowed_bytes": self.allowed_bytes,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """What the run must know about its shaper."""
+        self.refresh()
+        lags = np.frombuffer(self.lags_ns, dtype=np.int64) if self.lags_ns else np.zeros(0, np.int64)
+        quantiles = np.quantile(lags, (0.5, 0.99, 1.0)).astype(int).tolist() if len(lags) else (None, None, None)
+        rate = self.last.rate_bytes
+        return {
+            **self.counters(),
+            "updates": len(lags),
+            "apply_lag_p50_ns": quantiles[0],
+            "apply_lag_p99_ns": quantiles[1],
+            "apply_lag_max_ns": quantiles[2],
+            "missed_steps": self.missed_steps,
+            "step_ns": self.step_ns,
+            "rate_asked_bps": None if self.replaying else self._fixed_bps,
+            "rate_readback_bps": None if self.replaying or self._fixed_bps is None or rate is None else rate * 8,
+        }
+
+
+class Shaper:
+    """Event loop over all directions and the control socket."""
+
+    def __init__(self, job: dict[str, Any], control: Control) -> None:
+        self._control = control
+        self._waiter = Waiter()
+        self._waiter.add(control.fileno())
+        self._step_ns = int(job["step_ns"])
+        folder = Path(job["run_dir"])
+        self._rows: TextIO = (folder / "links.csv").open("w", buffering=1 << 16)
+        self._rows.write(COLUMNS + "\n")
+        self._updates = (folder / "link_updates.bin").open("wb", buffering=1 << 20)
+        sockets: dict[int, QdiscSocket] = {}
+        self._directions: list[Direction] = []
+        for index, fields in enumerate(job["directions"]):
+            namespace = NetNamespace(fields["netns_fd"])
+            key = os.fstat(namespace.fd).st_ino
+            if key not in sockets:
+                sockets[key] = QdiscSocket(namespace)
+            self._directions.append(Direction(index, fields, sockets[key], namespace))
+        self._sockets = list(sockets.values())
+        self._named = {(d.link, d.name): d for d in self._directions}
+        now_ns = monotonic_ns()
+        # due instant, kind (0 = step, 1 = poll), direction
+        self._schedule = [(now_ns + POLL_NS, 1, d.index) for d in self._directions]
+        heapq.heapify(self._schedule)
+        self._paused_ns: int | None = None
+
+    def run(self) -> None:
+        """Until told to stop, or the parent has gone."""
+        control_fd = self._control.fileno()
+        while True:
+            if control_fd in self._waiter.wait(self._schedule[0][0] if self._schedule else None):
+                if not self._answer():
+                    break
+            while self._schedule and self._schedule[0][0] <= monotonic_ns():
+                self._fire(*heapq.heappop(self._schedule))
+        self._rows.close()
+        self._updates.close()
+
+    def _fire(self, due_ns: int, kind: int, index: int) -> None:
+        direction = self._directions[index]
+        if kind == 0:
+            applied_ns, credit_bytes = direction.step(due_ns)
+            direction.note(applied_ns - due_ns)
+            self._updates.write(UPDATE.pack(index, 0, due_ns, applied_ns, credit_bytes))
+            next_ns = direction.epoch_ns + direction.phase_ns + direction.next_step * direction.step_ns
+            heapq.heappush(self._schedule, (next_ns, 0, index))
+            return
+        direction.refresh()
+        now_ns = monotonic_ns()
+        self._rows.write(direction.row(now_ns))
+        heapq.heappush(self._schedule, (max(due_ns + POLL_NS, now_ns), 1, index))
+
+    def _answer(self) -> bool:
+        request = self._control.read()
+        if request is None:
+            return False
+        op = request.pop("op")
+        try:
+            if op == "stop":
+                self._control.reply(**self._summary())
+                return False
+            self._control.reply(**getattr(self, f"_do_{op}")(**request))
+        except Exception as error:  # a bad request must not end the emulation; the caller gets it as an error
+            self._control.reply(error=f"{op}: {type(error).__name__}: {error}")
+        return True
+
+    def _do_start(self, start_ns: int) -> dict[str, Any]:
+        playing = [d for d in self._directions if d.trace is not None]
+        for position, direction in enumerate(playing):
+            phase_ns = position * self._step_ns // len(playing)
+            heapq.heappush(self._schedule, (direction.begin(start_ns, phase_ns, self._step_ns), 0, direction.index))
+        return {"ok": True}
+
+    def _do_pause(self) -> dict[str, Any]:
+        if self._paused_ns is None:
+            self._paused_ns = monotonic_ns()
+            self._schedule = [entry for entry in self._schedule if entry[1] == 1]
+            heapq.heapify(self._schedule)
+            for direction in self._directions:
+                if direction.replaying:
+                    direction.held = True
+                    direction.apply_static()
+        return {"ok": True}
+
+    def _do_resume(self) -> dict[str, Any]:
+        if self._paused_ns is not None:
+            stood_ns = monotonic_ns() - self._paused_ns
+            self._paused_ns = None
+            for direction in self._directions:
+                if direction.replaying:
+                    direction.held = False
+                    direction.epoch_ns += stood_ns
+                    due_ns = direction.epoch_ns + direction.phase_ns + direction.next_step * direction.step_ns
+                    heapq.heappush(self._schedule, (due_ns, 0, direction.index))
+        return {"ok": True}
+
+    def _do_rate(self, link: str, direction: str, rate_bps: int | None) -> dict[str, Any]:
+        self._named[link, direction].set_rate(rate_bps)
+        return {"ok": True}
+
+    def _do_down(self, link: str, directions: list[str], down: bool) -> dict[str, Any]:
+        for name in directions:
+            self._named[link, name].set_down(down)
+        return {"ok": True}
+
+    def _do_noted(self, link: str, direction: str, delay_s: float, loss: float) -> dict[str, Any]:
+        side = self._named[link, direction]
+        side.delay_s, side.loss = delay_s, loss
+        return {"ok": True}
+
+    def _do_counters(self) -> dict[str, Any]:
+        return {f"{d.link} {d.name}": d.counters() for d in self._directions}
+
+    def _summary(self) -> dict[str, Any]:
+        links: dict[str, dict[str, Any]] = {}
+        for direction in self._directions:
+            links.setdefault(direction.link, {})[direction.name] = direction.summary()
+            self._rows.write(direction.row(monotonic_ns()))
+        errors = [error for socket in self._sockets for error in socket.errors]
+        return {"links": links, "cpu_s": cpu_seconds(), "errors": errors[:20], "error_count": len(errors)}
+
+
+def read_updates(path: str | Path) -> NDArray[Any]:
+    """Every update of a run (fields of UPDATE_DTYPE): when it was due and done, and what it credited."""
+    updates: NDArray[Any] = np.fromfile(path, dtype=UPDATE_DTYPE)
+    return updates
+
+
+def _load_trace(fd: int, name: str) -> Trace:
+    with os.fdopen(fd, "rb") as file, np.load(file) as arrays:
+        packet_bits = int(arrays["packet_bits"]) or None
+        return Trace(arrays["times_ns"], arrays["bits"], packet_bits=packet_bits, name=name)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text
+
+
+def _main() -> None:
+    job, control, priority = enter(int(sys.argv[1]))
+    shaper = Shaper(job, control)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    control.reply(ok=True, priority=priority)
+    shaper.run()
+
+
+if __name__ == "__main__":
+    _main()
