@@ -343,6 +343,11 @@ def signal_tree(pid: int, number: signal.Signals, name: str) -> None:
                 raise EmulationError(f"{name} has ended; it cannot be sent {number.name}") from None
 
 
+def last_words(error: EmulationError) -> str:
+    """What an engine itself said, without the command that was run."""
+    return str(error).splitlines()[-1].rpartition("): ")[2]
+
+
 def need_program(program: str, remedy: str) -> str:
     path = shutil.which(program)
     if path is None:

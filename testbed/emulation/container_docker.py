@@ -26,6 +26,7 @@ from testbed.emulation.container import (
     Mount,
     NodeNamespace,
     Usage,
+    last_words,
     need_program,
     open_log,
 )
@@ -140,7 +141,7 @@ class DockerEngine(Engine):
         try:
             version = run_checked(["docker", "version", "--format", "{{.Server.Version}}"], timeout_s=10)
         except EmulationError as error:
-            raise MissingToolError(str(error), remedy=_REMEDY) from None
+            raise MissingToolError(last_words(error), remedy=_REMEDY) from None
         if os.geteuid() != 0:
             raise MissingToolError("docker answers, but only root can join its namespaces", remedy="use sudo")
         DockerApi.from_environment()

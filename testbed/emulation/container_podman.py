@@ -21,6 +21,7 @@ from testbed.emulation.container import (
     Mount,
     NodeNamespace,
     Usage,
+    last_words,
     need_program,
     open_log,
     read_pid_file,
@@ -99,7 +100,7 @@ class PodmanEngine(Engine):
                     env=environment(state),
                 )
             except EmulationError as error:
-                raise MissingToolError(str(error), remedy=_REMEDY) from None
+                raise MissingToolError(last_words(error), remedy=_REMEDY) from None
         return text.strip()
 
     def prepare(self) -> None:
