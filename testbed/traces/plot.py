@@ -34,26 +34,31 @@ def plot_traces(traces: Sequence[Trace], labels: Sequence[str], path: str | Path
     figure = Figure(figsize=(11, 3.0 + 1.9 * len(traces) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(len(traces) + 1, 2, height_ratios=[1.9] * len(traces) + [2.6])
-    first = None
+    longest_s, shortest_s = (pick(t.duration_ns for t in traces) / NS_PER_S for pick in (max, min))
+    shared = longest_s <= 2 * shortest_s  # one time axis, unless that would leave some panels nearly empty
     for row, (trace, label, colour) in enumerate(zip(traces, labels, COLOURS, strict=False)):
-        axes = figure.add_subplot(grid[row, :], sharex=first)
-        first = first or axes
-        _over_time(axes, trace, label, colour, unit)
+        axes = figure.add_subplot(grid[row, :])
+        _over_time(axes, trace, label, colour, unit, unit_name)
         axes.set_ylabel(unit_name)
-        if row < len(traces) - 1:
-            axes.tick_params(labelbottom=False)
-        else:
+        axes.set_xlim(0, longest_s if shared else trace.duration_ns / NS_PER_S)
+        if row == len(traces) - 1:
             axes.set_xlabel("time [s]")
-    assert first is not None
-    first.set_xlim(0, max(trace.duration_ns for trace in traces) / NS_PER_S)
+        elif shared:
+            axes.tick_params(labelbottom=False)
     spread, memory = figure.add_subplot(grid[-1, 0]), figure.add_subplot(grid[-1, 1])
     for trace, label, colour in zip(traces, labels, COLOURS, strict=False):
         rates = np.sort(window_rates_bps(trace, NS_PER_S)) / unit
-        spread.step(rates, np.arange(1, len(rates) + 1) / len(rates), where="post", color=colour, label=label)
+        share = np.arange(len(rates) + 1) / len(rates)
+        spread.step(np.insert(rates, 0, rates[0]), share, where="post", color=colour, label=label)
         lags = min(MAX_LAG_S, len(rates) - 1)
         memory.plot(autocorrelation(window_rates_bps(trace, NS_PER_S), lags), color=colour, label=label)
     spread.set(xlabel=f"rate in 1 s windows [{unit_name}]", ylabel="share of windows", ylim=(0, 1.02))
-    spread.set_xlim(left=0)
+    means = [trace.mean_rate_bps / unit for trace in traces]
+    if max(means) > 20 * min(means) > 0:  # a linear axis would press the slow ones into a line
+        spread.set_xscale("log")
+        spread.set_xlim(left=min(means) / 50)
+    else:
+        spread.set_xlim(left=0)
     memory.axhline(np.exp(-1), color="0.6", linewidth=0.8, linestyle="--")
     memory.annotate(
         "1/e",
@@ -81,7 +86,7 @@ def plot_traces(traces: Sequence[Trace], labels: Sequence[str], path: str | Path
         ) from None
 
 
-def _over_time(axes: Axes, trace: Trace, label: str, colour: str, unit: float) -> None:
+def _over_time(axes: Axes, trace: Trace, label: str, colour: str, unit: float, unit_name: str) -> None:
     """100 ms rates as a pale line, 1 s rates as a strong one, outages of 100 ms and more shaded."""
     # very long traces: widen the fine windows so that a picture has at most 20,000 points
     fine_ns = max(NS_PER_S // 10, -(-trace.duration_ns // 20_000))
@@ -96,15 +101,12 @@ def _over_time(axes: Axes, trace: Trace, label: str, colour: str, unit: float) -
         axes.axvspan(
             begin * fine_ns / NS_PER_S, end * fine_ns / NS_PER_S, color="0.55", alpha=0.35, linewidth=0
         )
-    axes.axhline(trace.mean_rate_bps / unit, color="0.3", linewidth=0.8, linestyle="--")
+    axes.hlines(trace.mean_rate_bps / unit, 0, trace.duration_ns / NS_PER_S, "0.3", "--", linewidth=0.8)
     # the fine line may spike far above everything else; the axis follows its 99.5th percentile
     top = max(float(np.quantile(fine, 0.995)), float(window_rates_bps(trace, coarse_ns).max())) / unit
     axes.set_ylim(0, 1.08 * top)
-    axes.set_title(
-        f"{label}   mean {trace.mean_rate_bps / unit:.3g} (dashed), 1 s (strong) and 100 ms (pale) windows, "
-        "no bits (grey)",
-        fontsize=9,
-        loc="left",
-    )
+    mean = f"mean {trace.mean_rate_bps / unit:.3g} {unit_name} (dashed)"
+    windows = f"{coarse_ns / NS_PER_S:.3g} s (strong) and {fine_ns / 1e6:.3g} ms (pale) windows"
+    axes.set_title(f"{label}   {mean}, {windows}, no bits (grey)", fontsize=9, loc="left")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
