@@ -77,7 +77,7 @@ def plot_traces(traces: Sequence[Trace], labels: Sequence[str], path: str | Path
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     if len(traces) > 1:
-        spread.legend(frameon=False, fontsize=8, loc="lower right")
+        spread.legend(frameon=False, fontsize=8, loc="best")
     try:
         figure.savefig(path, dpi=130)
     except (OSError, ValueError) as error:
