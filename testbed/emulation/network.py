@@ -14,6 +14,7 @@ from mininet.node import Host, Node, Switch
 
 from testbed.emulation.fabric import LinkFabric
 from testbed.emulation.link import DirectionSpec, ShapedLink
+from testbed.emulation.netns import NetNamespace
 from testbed.errors import EmulationError
 from testbed.schema.topology import Topology
 
@@ -82,7 +83,9 @@ class Network:
                 name, cls=cls, ip=f"{self.addresses[name]}/{NETWORK.prefixlen}", mac=_mac(i), **options)
             if name not in leaves and len(topology.node_names) > 1:
                 self.switches[name] = self.net.addSwitch(f"s{len(self.switches) + 1}")
-                self.net.addLink(self.hosts[name], self.switches[name], cls=PlainLink, intf=Intf)
+                joint = self.net.addLink(self.hosts[name], self.switches[name], cls=PlainLink, intf=Intf)
+                for intf in (joint.intf1, joint.intf2):  # what leaves here enters shaped links behind the switch
+                    fabric.one_packet_at_a_time(NetNamespace.of_process(intf.node.pid), intf.name)
         for _, a, b in pairs:
             name = f"{a}-{b}"
             self.links[name] = self.net.addLink(
@@ -120,8 +123,7 @@ class Network:
 
     def set_link_down(self, link: str, down: bool, directions: Sequence[str] = ("up", "down")) -> None:
         """Let a link carry nothing (its queues hold what they can), or let it carry again."""
-        for direction in directions:
-            self.fabric.set_down(link, direction, down)
+        self.fabric.set_down(link, down, directions)
 
     def stop(self) -> None:
         """Stop Mininet; ending the sandbox does the same at no cost."""

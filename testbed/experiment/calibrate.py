@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ UDP_PAYLOAD_BYTES = 1448
 IP_UDP_HEADER_BYTES = 28
 PING_FRAME_BYTES = 84  # IP packet of a default ping
 OVERLOAD = 1.1  # the sender offers this much more than the link may carry
+FIRST_PORT = 5201
+CONNECT_TRIES = 40
 MAX_IPERF_BPS = 2e8  # an emulated link above this is not saturated; it would measure this machine
 
 
@@ -60,16 +63,17 @@ def calibrate_links(targets: Sequence[LinkTarget], popen: Popen, *, time_s: floa
     """
     with ThreadPoolExecutor(max_workers=max(1, min(workers, len(targets)))) as pool:
         rtts = dict(pool.map(lambda t: (t.name, _ping(t, popen, pings)), targets))
-        measured = [m for ms in pool.map(lambda t: _link(t, rtts, popen, time_s), targets) for m in ms]
+        ports = range(FIRST_PORT, FIRST_PORT + len(targets))  # several links may end at one host
+        measured = [m for ms in pool.map(lambda t, port: _link(t, port, rtts, popen, time_s), targets, ports) for m in ms]
     return [asdict(m) for m in measured]
 
 
-def _link(target: LinkTarget, rtts: Mapping[str, tuple[float | None, float]], popen: Popen,
+def _link(target: LinkTarget, port: int, rtts: Mapping[str, tuple[float | None, float]], popen: Popen,
           time_s: float) -> list[LinkMeasurement]:
     rtt, loss = rtts[target.name]
     results = []
     for direction, asked in (("up", target.up_bps), ("down", target.down_bps)):
-        rate = None if asked is None or asked > MAX_IPERF_BPS else _iperf(target, direction, asked, popen, time_s)
+        rate = None if asked is None or asked > MAX_IPERF_BPS else _iperf(target, port, direction, asked, popen, time_s)
         results.append(LinkMeasurement(target.name, direction, asked, rate, target.rtt_s, rtt, loss))
     return results
 
@@ -85,48 +89,56 @@ def _ping(target: LinkTarget, popen: Popen, count: int) -> tuple[float | None, f
     return (times[len(times) // 2] if times else None), 1 - len(times) / count
 
 
-def _iperf(target: LinkTarget, direction: str, asked_bps: float, popen: Popen, time_s: float) -> float:
+def _iperf(target: LinkTarget, port: int, direction: str, asked_bps: float, popen: Popen, time_s: float) -> float:
     """Delivered IP-layer rate of a UDP sender that offers more than the link may carry.
 
     The first part is left out: a token bucket may start full.
     """
-    server = popen(target.dst, ["iperf3", "--server", "--one-off", "--forceflush"])
+    server = popen(target.dst, ["iperf3", "--server", "--one-off", "--json", "--interval", "0.25", "--port", str(port)])
+    argv = ["iperf3", "--client", target.dst_address, "--port", str(port), "--udp", "--length", str(UDP_PAYLOAD_BYTES),
+            "--bitrate", str(int(asked_bps * OVERLOAD)), "--time", str(max(1, round(time_s))), "--json", "--interval", "0.25"]
     try:
-        _wait_listening(server, target)
-        offered = asked_bps * OVERLOAD
-        argv = ["iperf3", "--client", target.dst_address, "--udp", "--length", str(UDP_PAYLOAD_BYTES), "--bitrate",
-                str(int(offered)), "--time", f"{max(1, round(time_s))}", "--json", "--get-server-output", "--interval", "0.25"]
-        client = popen(target.src, argv + (["--reverse"] if direction == "down" else []))
-        output, error = client.communicate(timeout=60 + time_s)
+        report = _client(target, argv + (["--reverse"] if direction == "down" else []), popen, time_s)
+        if direction == "up":  # the receiver's own count
+            report = _report(server.communicate(timeout=30)[0], target)
     finally:
         server.kill()
-        server.wait()
+        server.communicate()
+    return _received_bps(report)
+
+
+def _client(target: LinkTarget, argv: Sequence[str], popen: Popen, time_s: float) -> dict[str, Any]:
+    """Run the client until the server, which says nothing in its JSON mode, listens."""
+    for _ in range(CONNECT_TRIES):
+        try:
+            client = popen(target.src, argv)
+        except FileNotFoundError:
+            raise MissingToolError("iperf3 is not installed", remedy="apt-get install iperf3 (`make run` does it)") from None
+        report = _report(client.communicate(timeout=60 + time_s)[0], target)
+        if "error" not in report:  # iperf3 may exit with 0 even then
+            return report
+        if "unable to connect" not in report["error"]:
+            break
+        time.sleep(0.1)
+    raise EmulationError(f"iperf3 over link {target.name}: {report['error']}")
+
+
+def _report(output: str, target: LinkTarget) -> dict[str, Any]:
     try:
         report = json.loads(output)
     except ValueError:
-        raise EmulationError(f"iperf3 over link {target.name} printed no report: {error.strip()}") from None
-    if "error" in report:  # iperf3 exits 0 even then
-        raise EmulationError(f"iperf3 over link {target.name}: {report['error']}")
-    return _received_bps(report, direction)
+        raise EmulationError(f"iperf3 over link {target.name} printed no report: {output.strip()[:200]!r}") from None
+    if not isinstance(report, dict):
+        raise EmulationError(f"iperf3 over link {target.name} printed no report: {output.strip()[:200]!r}")
+    return report
 
 
-def _received_bps(report: Mapping[str, Any], direction: str) -> float:
-    """IP-layer rate that the receiver saw, from its own intervals after the first."""
-    source = report if direction == "down" else report.get("server_output_json", {})
-    intervals = [i["sum"] for i in source.get("intervals", []) if i["sum"].get("seconds", 0) > 0.1]
-    kept = intervals[1:-1] or intervals[1:] or intervals
+def _received_bps(report: Mapping[str, Any]) -> float:
+    """IP-layer rate that the receiver saw, from its whole intervals after the first."""
+    intervals = [i["sum"] for i in report.get("intervals", []) if i["sum"].get("seconds", 0) > 0.2]
+    kept = intervals[1:] or intervals
     seconds = sum(i["seconds"] for i in kept)
     if not seconds:
         raise EmulationError("iperf3's report has no intervals of the receiver")
-    return float(sum(i["bytes"] for i in kept) * 8 / seconds * (UDP_PAYLOAD_BYTES + IP_UDP_HEADER_BYTES) / UDP_PAYLOAD_BYTES)
-
-
-def _wait_listening(server: subprocess.Popen[str], target: LinkTarget) -> None:
-    assert server.stdout is not None
-    while True:
-        line = server.stdout.readline()
-        if "listening" in line.lower():
-            return
-        if not line:
-            raise MissingToolError(f"iperf3's server did not start on {target.dst}",
-                                   remedy="apt-get install iperf3 (`make run` does it)")
+    packet_share = (UDP_PAYLOAD_BYTES + IP_UDP_HEADER_BYTES) / UDP_PAYLOAD_BYTES
+    return float(sum(i["bytes"] for i in kept) * 8 / seconds * packet_share)

@@ -22,7 +22,7 @@ from testbed.emulation.network import Network
 from testbed.errors import EmulationError, TestbedError
 from testbed.experiment import calibrate, gather, machine
 from testbed.experiment.content import Content
-from testbed.experiment.directions import calibration_target, direction_specs
+from testbed.experiment.directions import Specs, calibration_target, direction_specs
 from testbed.experiment.events import EventSchedule
 from testbed.experiment.nodes import NodeSet
 from testbed.experiment.trials import devices_of
@@ -56,7 +56,7 @@ class Trial:
         host = machine.host()
         with ExitStack() as stack:
             _phase("network")
-            fabric = LinkFabric(self.folder, seed=self._seed("network"))
+            fabric = LinkFabric(self.folder, seed=self._seed("network"), step_s=self.scenario.replay_step)
             nodes = stack.enter_context(NodeSet(self))
             specs = direction_specs(self.scenario, self._seed, self.devices)
             network = Network(self.scenario.topology, fabric, specs, nodes.host_class)
@@ -65,7 +65,7 @@ class Trial:
             fabric.start()
             _phase("nodes")
             nodes.start(network)
-            calibrated = self._calibrate(network, fabric, specs)
+            calibrated = self._calibrate(network, specs)
             events = EventSchedule(self.scenario.events, network, fabric, nodes)
             start_ns = self._load(fabric, nodes, events)
             _phase("judge")
@@ -91,12 +91,12 @@ class Trial:
     def _seed(self, purpose: str, index: int = 0) -> int:
         return int(generator(self.scenario.seed, self.repeat, purpose, index).integers(2**31))
 
-    def _calibrate(self, network: Network, fabric: LinkFabric, specs: Any) -> list[dict[str, Any]]:
+    def _calibrate(self, network: Network, specs: Specs) -> list[dict[str, Any]]:
         settings = self.scenario.calibration
         if settings.mode == "off":
             return []
         _phase("calibrate")
-        targets = [calibration_target(name, network, fabric, specs) for name in network.links]
+        targets = [calibration_target(name, network, specs) for name in network.links]
 
         def popen(node: str, argv: Sequence[str]) -> subprocess.Popen[str]:
             process: subprocess.Popen[str] = network.hosts[node].popen(
