@@ -29,12 +29,14 @@ fail() {
     exit 3
 }
 
+os_field() { sed -n "s/^$1=//p" "$os_release" | tr -d '"' | head -n 1; }
+
 read_system() {
     if [ -r "$os_release" ]; then
-        # a subshell, so that no variable of that file leaks into ours
-        os_id=$(. "$os_release" && echo "${ID:-unknown}")
-        os_version=$(. "$os_release" && echo "${VERSION_ID:-unknown}")
-        os_name=$(. "$os_release" && echo "${PRETTY_NAME:-$os_id $os_version}")
+        os_id=$(os_field ID)
+        os_version=$(os_field VERSION_ID)
+        os_name=$(os_field PRETTY_NAME)
+        [ -n "$os_name" ] || os_name="$os_id $os_version"
     else
         os_name=$(uname -s)
     fi
@@ -57,7 +59,7 @@ check_system() {
 }
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
-available() { [ -n "$(apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: *//p' | grep -v '(none)')" ]; }
+available() { apt-cache policy "$1" 2>/dev/null | grep -q '^ *Candidate: *[^ (]'; }
 
 # The first Python from 3.11 to 3.13 that belongs to the system. Mininet is a Debian package for the system's
 # interpreters, and a pyenv or conda interpreter would not see it: hence absolute paths in place of $PATH.
@@ -140,8 +142,7 @@ make_environment() {
 }
 
 install_python_packages() {
-    extras=test
-    [ "$goal" = lint ] && extras=test,lint
+    if [ "$goal" = lint ]; then extras="test,lint"; else extras="test"; fi
     say "installing Python packages (pinned in constraints.txt; the first time takes some minutes)"
     # setuptools: Mininet 2.3.0 imports distutils, which Python 3.12 no longer has and setuptools provides
     "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt \
