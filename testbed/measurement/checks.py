@@ -229,7 +229,7 @@ def unaccounted(inputs: Inputs, limit: float) -> Finding:
     rest = components(rows, inputs.hops, tiers)[UNACCOUNTED].to_numpy("float64")
     value = float(np.quantile(rest, 0.99, method="higher"))
     return Finding(value, f"{_ms(value)} of a request's latency at p99 is in no hop (limit {_ms(limit)}, longest "
-                          f"{_ms(float(rest.max()))}); the machine was too busy between hops, or a hop was not recorded")
+                          f"{_ms(float(rest.max()))}); the machine was too busy between hops, or a hop is not recorded")
 
 
 def violations(inputs: Inputs, limit: float) -> Finding:
@@ -313,7 +313,8 @@ def _expected_bytes(inputs: Inputs) -> dict[str, tuple[float, int, float]]:
     totals = {(str(link), str(direction)): (float(total), int(count)) for link, direction, total, count in
               zip(sums["link"], sums["direction"], sums["sum"], sums["count"], strict=True)}
     other = {"up": "down", "down": "up"}
-    return {f"{link} {direction}": (*value, totals.get((link, other.get(direction, "")), (0.0, 0))[0])
+    nothing = (0.0, 0)
+    return {f"{link} {direction}": (*value, totals.get((link, other.get(direction, "")), nothing)[0])
             for (link, direction), value in totals.items()}
 
 

@@ -23,13 +23,14 @@ FloatArray = npt.NDArray[np.float64]
 def figure_data(groups: Sequence[Group]) -> dict[str, Any]:
     """Return series (one per group) and, by series index, the data of every figure. Times in seconds or ms."""
     policies = list(dict.fromkeys(group.policy for group in groups))
-    points = list(dict.fromkeys(_point(group) for group in groups))
+    points = list(dict.fromkeys(point_label(group) for group in groups))
     tiers = groups[0].trials[0].tiers
     names = component_order([name for group in groups for name in group.family("time")], tiers)
-    exits = list(dict.fromkeys(name for group in groups for name in group.family("exit_share")))
+    found = {name for group in groups for name in group.family("exit_share")}
+    exits = sorted(found, key=lambda name: (name == "final", name))
     return {
         "series": [{"label": group.label, "policy": group.policy, "color": policies.index(group.policy),
-                    "point": points.index(_point(group))} for group in groups],
+                    "point": points.index(point_label(group))} for group in groups],
         "policies": policies,
         "points": points,
         "deadline_ms": _deadline_ms(groups),
@@ -56,7 +57,8 @@ def component_style(name: str, tiers: Sequence[str]) -> dict[str, Any]:
     return {"role": {"downlink": "d", "unaccounted": "x"}.get(name, "o"), "hatch": name == "decision"}
 
 
-def _point(group: Group) -> str:
+def point_label(group: Group) -> str:
+    """Swept values of a group on one line; empty without a sweep."""
     return ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in group.sweep_point.items())
 
 
@@ -99,7 +101,7 @@ def _tradeoff(group: Group) -> dict[str, Any]:
 def _sweep(groups: Sequence[Group]) -> dict[str, Any] | None:
     """Metrics against the swept value, when exactly one key with numbers is swept."""
     keys = {key for group in groups for key in group.sweep_point}
-    if len(keys) != 1 or len({_point(group) for group in groups}) < 2:
+    if len(keys) != 1 or len({point_label(group) for group in groups}) < 2:
         return None
     key = keys.pop()
     values = [group.sweep_point.get(key) for group in groups]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from testbed.measurement import format as fmt
-from testbed.measurement.figure_data import figure_data
+from testbed.measurement.figure_data import figure_data, point_label
 from testbed.measurement.limits import LIMITS
 from testbed.measurement.metrics import COMPONENT_MEANINGS, FAMILIES, METRICS, Estimate
 from testbed.measurement.records import TABLES
@@ -72,23 +72,18 @@ def worst_checks(trials: Sequence[Trial]) -> list[dict[str, Any]]:
         rows.append({
             "name": name, "state": state, "what": limit.what if limit else name, "why": limit.why if limit else "",
             "value": fmt.quantity(check.value, check.unit), "limit": fmt.quantity(check.limit, check.unit),
-            "sign": "≥" if sign < 0 else "≤", "ratio": ratio, "trial": trial_label(trial), "reason": check.reason,
+            "sign": "≥" if sign < 0 else "≤", "ratio": ratio, "trial": trial.label, "reason": check.reason,
             "measured": measured, "of": len(entries),
-            "failures": [{"trial": trial_label(t), "reason": c.reason} for c, t in entries if c.state in
+            "failures": [{"trial": t.label, "reason": c.reason} for c, t in entries if c.state in
                          ("failed", "warned")],
         })
     return sorted(rows, key=lambda row: _STATE_ORDER.index(row["state"]))
 
 
-def trial_label(trial: Trial) -> str:
-    """`split, rate=2, repeat 0`."""
-    point = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in trial.sweep_point.items()]
-    return ", ".join([trial.policy, *point, f"repeat {trial.manifest.get('repeat', 0)}"])
-
-
 def _headline(trials: Sequence[Trial]) -> list[str]:
     count = sum(len(trial.requests) for trial in trials)
-    runtimes = {str(node.get("engine") or node.get("runtime")) for t in trials for node in t.manifest.get("nodes") or []}
+    nodes = [node for trial in trials for node in trial.manifest.get("nodes") or []]
+    runtimes = {str(node.get("engine") or node.get("runtime")) for node in nodes}
     backends = {str(link.get("backend")) for t in trials for link in t.manifest.get("links") or []}
     started = min((str(t.manifest.get("started_utc") or "") for t in trials), default="")
     words = [f"{len(trials)} trial{'s' if len(trials) != 1 else ''}", f"{count} requests",
@@ -105,7 +100,7 @@ def _row(group: Group) -> dict[str, Any]:
                 "note": estimate.note, "mark": "~" if estimate.note.startswith("indicative") else ""}
 
     return {
-        "label": group.label, "policy": group.policy, "repeats": len(group.trials), "verdict": verdict(group.trials),
+        "policy": group.policy, "point": point_label(group), "repeats": len(group.trials), "verdict": verdict(group.trials),
         "requests": f"{group.value('requests') or 0:.0f}", "failed": f"{group.value('failed') or 0:.0f}",
         "exits": [(name, fmt.share(value)) for name, value in group.family("exit_share").items()],
         **{name: cell(name) for name in ("accuracy", "latency_p50", "latency_p95", "latency_p99", "latency_max",
@@ -121,11 +116,13 @@ def _interval(estimate: Estimate) -> str:
     if low == high:
         return ""
     number, _, unit = low.rpartition(" ")
-    return f"{number if unit and high.endswith(f' {unit}') else low.rstrip('%') if '%' in high else low} – {high}"
+    if unit and high.endswith(f" {unit}"):
+        low = number
+    return f"{low.rstrip('%') if high.endswith('%') else low} – {high}"
 
 
 def _trial(trial: Trial) -> dict[str, str]:
-    return {"label": trial_label(trial), "run_id": trial.run_id, "verdict": validity_of(trial).verdict,
+    return {"label": trial.label, "run_id": trial.run_id, "verdict": validity_of(trial).verdict,
             "seed": str(trial.manifest.get("seed", "-")), "hash": str(trial.manifest.get("config_hash", "-")),
             "started": str(trial.manifest.get("started_utc") or "-")}
 
@@ -144,7 +141,8 @@ def _calibration(trials: Sequence[Trial]) -> list[dict[str, str]]:
             got = [float(e[f"measured_{name}"]) for e in entries if e.get(f"measured_{name}") is not None]
             middle = float(np.median(got)) if got else None
             row[f"asked_{name}"], row[f"measured_{name}"] = show(asked), show(middle)
-            row[f"range_{name}"] = f"{show(min(got))} – {show(max(got))}" if len(got) > 1 else ""
+            low, high = (show(min(got)), show(max(got))) if got else ("", "")
+            row[f"range_{name}"] = f"{low} – {high}" if low != high else ""
             row[f"error_{name}"] = "" if asked in (None, 0) or middle is None else f"{middle / float(asked) - 1:+.1%}"
         rows.append(row)
     return rows
@@ -206,6 +204,9 @@ def _glossary() -> list[dict[str, Any]]:
     metrics = [(m.name, m.unit, m.formula) for m in METRICS] + list(FAMILIES)
     sections = [{"title": "Metrics", "rows": metrics},
                 {"title": "Parts of a latency", "rows": [(name, "s", text) for name, text in COMPONENT_MEANINGS]}]
+    sections.append({"title": "Validity checks", "rows": [
+        (limit.name, "", f"{limit.what}; default {'≥' if limit.at_least else '≤'} "
+         f"{fmt.quantity(limit.default, limit.unit)}. Why: {limit.why}") for limit in LIMITS]})
     sections += [{"title": f"Table {table.name}: {table.row}",
                   "rows": [(c.name, c.unit, c.meaning) for c in table.columns]} for table in TABLES.values()]
     return sections

@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed.measurement import format as fmt
+from testbed.measurement.stats import samples_needed
 from testbed.measurement.summary import Group, group_trials, verdict
 from testbed.measurement.trial import Trial, load_run
 from testbed.measurement.validity import validity_of
 
-WIDE, MIDDLE = 96, 72  # below these widths the table drops what can be read in the report
+_ROOM = 25  # columns that the parts of the latency need to be readable
 _GAP = 2
 _TIME = "where the time went"
 _SHORT = {"device": "dev", "compute": "comp", "unaccounted": "rest", "downlink": "down", "decision": "decide"}
@@ -31,29 +32,25 @@ def terminal_table(run_dir: str | Path, *, trials: Sequence[str | Path] | None =
     """
     loaded = load_run(run_dir, trials)
     columns = width or shutil.get_terminal_size((100, 24)).columns
-    return plan_table(group_trials(loaded, intervals=False), columns), footer(loaded, report)
+    groups = group_trials(loaded, intervals=False)
+    return plan_table(groups, columns), footer(groups, report)
 
 
 def plan_table(rows: Sequence[Group], width: int) -> Table:
     """One row per plan (and sweep point): requests, accuracy, latency, where it went, deadline, bytes, exits.
 
-    Bytes and exits, then p99, give way when there are fewer than 96 and 72 columns.
+    What does not fit into `width` gives way in this order: exits, bytes, p99, the number of requests.
     """
-    columns = {
-        "plan": [[group.label] for group in rows],
-        "req": [[_count(group)] for group in rows],
-        "acc": [[fmt.share(group.value("accuracy"))] for group in rows],
-        "p50/p95/p99 ms" if width >= MIDDLE else "p50/p95 ms": _aligned(
-            [_latencies(group)[: 3 if width >= MIDDLE else 2] for group in rows]),
-        "in time": [[fmt.share(group.value("deadline_hit"))] for group in rows],
-    }
-    if width >= WIDE:
-        columns["up/req"] = [[fmt.size(group.value("bytes_up"))] for group in rows]
-        if any(len(_exits(group)) > 1 for group in rows):
-            columns["exits"] = [_exits(group) if len(_exits(group)) > 1 else ["-"] for group in rows]
-    taken = sum(max(len(name), *(len(line) for cell in cells for line in cell)) + _GAP
-                for name, cells in columns.items()) if rows else 0
-    room = max(18, width - taken)
+    exits = [_exits(group) if len(_exits(group)) > 1 else ["-"] for group in rows]
+    optional = [name for name in ("req", "p99", "up/req", "exits") if name != "exits" or any(map(len, exits))]
+    for dropped in ([], ["exits"], ["exits", "up/req"], ["exits", "up/req", "p99"], optional):
+        columns = _columns(rows, exits, [name for name in optional if name not in dropped])
+        taken = sum(max(len(name), *(len(line) for cell in cells for line in cell)) + _GAP
+                    for name, cells in columns.items()) if rows else 0
+        room = width - taken
+        if room >= _ROOM:
+            break
+    room = max(14, room)
 
     table = Table(pad_edge=False, box=None, header_style="bold", show_edge=False, padding=(0, _GAP, 0, 0))
     for name in columns:
@@ -63,7 +60,7 @@ def plan_table(rows: Sequence[Group], width: int) -> Table:
     for i, group in enumerate(rows):
         cells = {name: Text("\n".join(cell[i])) for name, cell in columns.items()}
         cells["plan"].stylize("bold")
-        if group.value("failed"):
+        if group.value("failed") and "req" in cells:
             cells["req"].stylize("bold red")
         before = [name for name in columns if name in ("plan", "req", "acc") or name.startswith("p50")]
         after = [name for name in columns if name not in before]
@@ -71,8 +68,26 @@ def plan_table(rows: Sequence[Group], width: int) -> Table:
     return table
 
 
-def footer(loaded: Sequence[Trial], report: str | Path | None = None) -> Text:
+def _columns(rows: Sequence[Group], exits: list[list[str]], optional: Sequence[str]) -> dict[str, list[list[str]]]:
+    """Column -> cell per row -> lines."""
+    plans = [[group.policy, *(f"  {key.rsplit('.', 1)[-1]}={value}" for key, value in group.sweep_point.items())]
+             for group in rows]
+    tail = "p99" in optional
+    columns = {
+        "plan": plans, "req": [[_count(group)] for group in rows],
+        "acc": [[fmt.share(group.value("accuracy"))] for group in rows],
+        "p50/p95/p99 ms" if tail else "p50/p95 ms": _aligned([_latencies(group)[: 3 if tail else 2] for group in rows]),
+        "in time": [[fmt.share(group.value("deadline_hit"))] for group in rows],
+        "up/req": [[fmt.size(group.value("bytes_up"))] for group in rows],
+        "exits": exits,
+    }
+    free = ("req", "up/req", "exits")
+    return {name: cells for name, cells in columns.items() if name not in free or name in optional}
+
+
+def footer(groups: Sequence[Group], report: str | Path | None = None) -> Text:
     """VALID or INVALID with reasons, how nodes and links were run, and the path of the report."""
+    loaded = [trial for group in groups for trial in group.trials]
     text = Text("\n")
     failed, other = _problems(loaded)
     word = verdict(loaded)
@@ -83,8 +98,8 @@ def footer(loaded: Sequence[Trial], report: str | Path | None = None) -> Text:
         text.append(f"\n  {label}: {reason}", style="red")
     for line in other:
         text.append(f"\n  {line}", style="yellow")
-    if any(_short_sample(trial) for trial in loaded):
-        text.append("\n  ~ too few samples for a 95% interval of p99 (368 needed): indicative only", style="dim")
+    if any(estimate.note for group in groups for estimate in group.estimates if estimate.metric == "latency_p99"):
+        text.append(f"\n  ~ fewer than {samples_needed(0.99)} samples: this p99 is indicative only", style="dim")
     text.append(f"\nnodes: {_runtimes(loaded)}   links: {_backends(loaded)}")
     if report is not None:
         text.append("\nreport: ").append(os.path.relpath(report), style="bold")
@@ -134,26 +149,27 @@ def _wrap(words: Sequence[str], room: int) -> Text:
 
 
 def _problems(trials: Sequence[Trial]) -> tuple[list[tuple[str, str]], list[str]]:
-    failed: list[tuple[str, str]] = []
-    warned: list[str] = []
+    """Failures as (trials, reason), and lines about warnings and checks without evidence."""
+    failed: dict[str, list[str]] = {}
+    warned: dict[str, list[str]] = {}
     unmeasured: dict[str, int] = {}
     for trial in trials:
-        where = f"{trial.policy}#{trial.manifest.get('repeat', 0)}"
         for check in validity_of(trial).checks:
             if check.state == "failed":
-                failed.append((where, check.reason))
+                failed.setdefault(check.reason, []).append(trial.label)
             elif check.state == "warned":
-                warned.append(f"warning, {where}: {check.reason}")
+                warned.setdefault(check.reason, []).append(trial.label)
             elif check.state == "not measured":
                 unmeasured[check.name] = unmeasured.get(check.name, 0) + 1
+    lines = [f"warning, {_some(where)}: {reason}" for reason, where in warned.items()]
     never = [name for name, count in unmeasured.items() if count == len(trials)]
     if never:
-        warned.append(f"not measured in any trial: {', '.join(never)}")
-    return failed, warned
+        lines.append(f"not measured in any trial: {', '.join(never)}")
+    return [(_some(where), reason) for reason, where in failed.items()], lines
 
 
-def _short_sample(trial: Trial) -> bool:
-    return int(trial.requests["status"].eq("ok").fillna(False).sum()) < 368
+def _some(names: Sequence[str]) -> str:
+    return "; ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _runtimes(trials: Sequence[Trial]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,12 @@ class Trial:
     def sweep_point(self) -> dict[str, Any]:
         """Swept keys and their values at this trial."""
         return dict(self.manifest.get("sweep_point") or {})
+
+    @property
+    def label(self) -> str:
+        """`split, rate=2, repeat 0`."""
+        point = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in self.sweep_point.items()]
+        return ", ".join([self.policy, *point, f"repeat {self.manifest.get('repeat', 0)}"])
 
     @property
     def tier_of(self) -> dict[str, str]:
@@ -120,6 +126,11 @@ def find_trials(run_dir: str | Path) -> list[Path]:
 def load_run(run_dir: str | Path, trials: Sequence[str | Path] | None = None) -> list[Trial]:
     """Load the given trial directories, or all that `find_trials` names."""
     return [load_trial(path) for path in (find_trials(run_dir) if trials is None else trials)]
+
+
+def rejudged(trial: Trial) -> Trial:
+    """The same trial without its stored verdict, so that whoever asks for it judges now. Nothing is written."""
+    return replace(trial, manifest={**trial.manifest, "validity": {}})
 
 
 def read_json(path: Path) -> dict[str, Any]:

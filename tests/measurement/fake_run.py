@@ -132,7 +132,8 @@ def make_trial(path: Path, policy: str, *, requests_per_device: int = 120, repea
         requests.append({
             "run_id": run_id, "request_id": request_id, "sample_index": sample, "device": device,
             "phase": "measure" if number >= 4 else "warmup", "scheduled_ns": START_NS + scheduled,
-            "issued_ns": START_NS + issued, "completed_ns": START_NS + (scheduled + 10 * SECOND if failed else now + 60_000),
+            "issued_ns": START_NS + issued,
+            "completed_ns": START_NS + (scheduled + 10 * SECOND if failed else now + 60_000),
             "status": "failed" if failed else "ok", "error_type": "timeout" if failed else None, "policy": policy,
             "plan": policy, "model": "digits-branchy", "exit_id": None if failed else exit_id,
             "exit_confidence": None if failed else round(float(rng.uniform(0.6, 1)), 4),
@@ -182,8 +183,8 @@ def manifest(run_id: str, policy: str, repeat: int, seed: int, point: dict[str, 
              config_hash: str) -> dict[str, Any]:
     """A manifest as the engine writes it."""
     def side(rate: float | None, delay: float, trace: str | None = None) -> dict[str, Any]:
-        return {"rate_bps": rate, "trace": {"path": trace, "sha256": "ab" * 32, "offset_ns": 0, "mean_rate_bps": 4_000_000}
-                if trace else None, "delay_s": delay, "jitter_s": 0.0, "loss": 0.0, "queue": "200ms"}
+        replayed = {"path": trace, "sha256": "ab" * 32, "offset_ns": 0, "mean_rate_bps": 4_000_000}
+        return {"rate_bps": rate, "trace": replayed if trace else None, "delay_s": delay, "jitter_s": 0.0, "loss": 0.0, "queue": "200ms"}
 
     links = [{"name": f"{d}-edge1", "src": d, "dst": "edge1", "backend": backend,
               "up": side(None, 0.015, "traces/synthetic-lte-up.csv"),

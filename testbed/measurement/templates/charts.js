@@ -27,7 +27,10 @@ function three(value) {
   const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))));
   return value.toFixed(Math.min(digits, 6));
 }
+const trim = (text) => text.replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D|$)/, "");
+const tick = (value) => trim(three(value));
 const msText = (ms) => ms === null || ms === undefined ? "-" : ms >= 1000 ? three(ms / 1000) + " s" : ms >= 1 || ms === 0 ? three(ms) + " ms" : three(ms * 1000) + " µs";
+const msTick = (ms) => trim(msText(ms));
 const percent = (share) => share === null || share === undefined ? "-" : (share * 100).toFixed(share === 0 || share === 1 ? 0 : 1) + "%";
 
 function niceTicks(low, high, count) {
@@ -102,7 +105,7 @@ class Figure {
 const lineSwatch = (stroke, pattern = "") => svg("svg", { viewBox: "0 0 22 10" }, svg("line", { x1: 1, x2: 21, y1: 5, y2: 5, style: `stroke:${stroke}`, "stroke-width": 3, "stroke-dasharray": pattern }));
 const boxSwatch = (fill) => svg("svg", { viewBox: "0 0 22 10" }, svg("rect", { x: 4, y: 0, width: 14, height: 10, rx: 2, style: `fill:${fill}` }));
 
-function axisX(target, s, y, { label = "", format = three, count = 6, top = null } = {}) {
+function axisX(target, s, y, { label = "", format = tick, count = 6, top = null } = {}) {
   const ticks = s.ticks(count), first = s(s.low), last = s(s.high);
   for (const v of ticks) {
     const x = s(v);
@@ -112,7 +115,7 @@ function axisX(target, s, y, { label = "", format = three, count = 6, top = null
   target.append(svg("line", { class: "axis", x1: first, x2: last, y1: y, y2: y }));
   if (label) target.append(svg("text", { x: last, y: y + 34, "text-anchor": "end" }, label));
 }
-function axisY(target, s, x0, x1, { label = "", format = three, count = 5 } = {}) {
+function axisY(target, s, x0, x1, { label = "", format = tick, count = 5 } = {}) {
   for (const v of s.ticks(count)) {
     const y = s(v);
     target.append(svg("line", { class: "gridline", x1: x0, x2: x1, y1: y, y2: y }));

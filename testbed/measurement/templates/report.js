@@ -36,7 +36,7 @@
     const x = state.log ? scale(least * 0.9, high, m.l, W - m.r, true) : scale(0, high, m.l, W - m.r);
     const y = scale(0, 1, H - m.b, m.t);
     axisY(root, y, m.l, W - m.r, { format: (v) => Math.round(v * 100) + "%" });
-    axisX(root, x, H - m.b, { label: "latency", format: (v) => msText(v).replace(".00", "").replace(/\.0(?= )/, ""), count: W < 420 ? 4 : 6 });
+    axisX(root, x, H - m.b, { label: "latency", format: msTick, count: W < 420 ? 4 : 6 });
     if (D.deadline_ms) {
       const at = x(D.deadline_ms);
       root.append(svg("line", { class: "mark", x1: at, x2: at, y1: m.t, y2: H - m.b }),
@@ -82,7 +82,8 @@
   }
   const partsHidden = new Set();
   add("breakdown", () => 54 * Math.max(1, D.series.filter(inPoint).filter((s) => !state.hidden.has(s.label)).length) + 34, (figure, root, W, H) => {
-    const shown = visible(), used = D.components.map((c, k) => k).filter((k) => shown.some((i) => D.breakdown[i][k] > 0.05));
+    const shown = visible(), sum = (i) => D.breakdown[i].reduce((a, b) => a + b, 0);
+    const used = D.components.map((c, k) => k).filter((k) => shown.some((i) => D.breakdown[i][k] > 0.01 * sum(i)));
     hatches(root, [...new Set(D.components.map((c) => c.role))]);
     const fill = (c) => c.hatch ? `url(#hatch-${c.role})` : `var(--${c.role})`;
     figure.setLegend(used.map((k) => ({
@@ -91,7 +92,7 @@
     })));
     const total = (i) => D.breakdown[i].reduce((sum, v, k) => sum + (partsHidden.has(k) ? 0 : v), 0);
     const x = scale(0, Math.max(1e-6, ...shown.map(total)) * 1.02, 0, W);
-    axisX(root, x, H - 30, { format: (v) => msText(v).replace(/\.0+(?= )/, ""), count: W < 420 ? 4 : 6, top: 4 });
+    axisX(root, x, H - 30, { format: msTick, count: W < 420 ? 4 : 6, top: 4 });
     shown.forEach((i, row) => {
       const s = D.series[i], top = row * 54 + 22;
       labelAbove(root, label(s), s, 0, top - 5, W, msText(total(i)));
@@ -101,7 +102,7 @@
         if (ms <= 0 || partsHidden.has(k)) return;
         const w = Math.max(0.4, x(at + ms) - x(at)), bar = svg("rect", { x: x(at), y: top, width: Math.max(0.4, w - (w > 4 ? 1 : 0)), height: 22, rx: w > 8 ? 3 : 0, style: `fill:${fill(c)}` });
         bar.addEventListener("pointermove", (event) => figure.show(event, label(s), D.components.map((d, j) => ({ d, v: D.breakdown[i][j], j })).filter((r) => r.v > 0.005)
-          .map((r) => ({ name: r.d.name, color: `var(--${r.d.role})`, low: r.j !== k, value: `${msText(r.v)}  ${percent(r.v / D.breakdown[i].reduce((a, b) => a + b, 0))}` }))));
+          .map((r) => ({ name: r.d.name, color: `var(--${r.d.role})`, low: r.j !== k, value: `${msText(r.v)}  ${percent(r.v / sum(i))}` }))));
         bar.addEventListener("pointerleave", () => figure.hide());
         root.append(bar);
         at += ms;
@@ -132,8 +133,7 @@
   });
 
   /* Accuracy against latency */
-  add("tradeoff", 330, (figure, root, W, H) => {
-    seriesLegend(figure);
+  add("tradeoff", (w) => w < 420 ? 360 : 410, (figure, root, W, H) => {
     const shown = visible().filter((i) => D.tradeoff[i].acc !== null && D.tradeoff[i].p50 !== null), m = { l: 50, r: 14, t: 18, b: 42 };
     if (!shown.length) { root.append(svg("text", { x: 0, y: 40 }, "no labelled answers")); return; }
     const ys = shown.flatMap((i) => [D.tradeoff[i].lo ?? D.tradeoff[i].acc, D.tradeoff[i].hi ?? D.tradeoff[i].acc]);
@@ -141,24 +141,24 @@
     const y = scale(Math.max(0, Math.min(...ys) - pad), Math.min(1, Math.max(...ys) + pad), H - m.b, m.t);
     const x = scale(0, Math.max(...shown.map((i) => D.tradeoff[i].p95)) * 1.05, m.l, W - m.r);
     axisY(root, y, m.l, W - m.r, { format: (v) => parseFloat((v * 100).toFixed(1)) + "%", count: 5 });
-    axisX(root, x, H - m.b, { label: "latency (p50, line to p95)", format: (v) => msText(v).replace(/\.0+(?= )/, ""), count: W < 420 ? 4 : 6 });
+    axisX(root, x, H - m.b, { label: "latency (p50, line to p95)", format: msTick, count: W < 420 ? 4 : 6 });
     const labels = [];
     for (const i of shown) {
       const s = D.series[i], t = D.tradeoff[i], cx = x(t.p50), cy = y(t.acc);
       root.append(svg("line", { x1: cx, x2: x(t.p95), y1: cy, y2: cy, style: `stroke:${color(s)}`, "stroke-width": 1.6, "stroke-dasharray": dash(s), opacity: .75 }),
         svg("line", { x1: x(t.p95), x2: x(t.p95), y1: cy - 4, y2: cy + 4, style: `stroke:${color(s)}`, "stroke-width": 1.6 }));
       if (t.lo !== null) root.append(svg("line", { x1: cx, x2: cx, y1: y(t.lo), y2: y(t.hi), style: `stroke:${color(s)}`, "stroke-width": 1.6, opacity: .55 }));
-      const text = `${label(s)}, ${percent(t.deadline)} in time`, w = text.length * 6.3;
+      const text = `${label(s)}  ${percent(t.deadline)}`, w = text.length * 6.6;
       labels.push({ i, text, w, x: Math.min(cx + 10, W - m.r - w), y: cy - 10, cx, cy });
     }
-    spread(labels, 15);
+    spread(labels, 17);
     for (const l of labels) {
       const s = D.series[l.i], t = D.tradeoff[l.i], dot = svg("circle", { cx: l.cx, cy: l.cy, r: 7, style: `fill:${color(s)};stroke:var(--card)`, "stroke-width": 2 });
       dot.addEventListener("pointermove", (event) => figure.show(event, label(s), [
         { name: "accuracy", value: percent(t.acc) }, { name: "95% interval", value: t.lo === null ? "-" : `${percent(t.lo)} – ${percent(t.hi)}` },
         { name: "p50", value: msText(t.p50) }, { name: "p95", value: msText(t.p95) }, { name: "in time", value: percent(t.deadline) }]));
       dot.addEventListener("pointerleave", () => figure.hide());
-      const text = svg("text", { x: l.x, y: Math.max(12, l.y), style: "paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round" }, l.text);
+      const text = svg("text", { x: l.x, y: Math.max(12, l.y), class: "strong", style: "paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round" }, l.text);
       root.append(text, dot);
     }
   });
@@ -187,7 +187,7 @@
     const mine = r.t.map((v, j) => j).filter((j) => r.t[j] >= view.from && r.t[j] <= view.to && (!own || !own.length || own.includes(r.device[j])));
     const top = lower + 28, base = H - m.b, finite = mine.map((j) => r.ms[j]).filter(isFinite);
     const y = scale(0, Math.max(1, ...finite) * 1.08, base, top), s = D.series[t.series];
-    axisY(root, y, m.l, W - m.r, { label: "latency per request", format: (v) => msText(v).replace(/\.0+(?= )/, ""), count: 4 });
+    axisY(root, y, m.l, W - m.r, { label: "latency per request", format: msTick, count: 4 });
     axisX(root, x, base, { label: "seconds since the start of the load", count: W < 560 ? 5 : 10, format: (v) => parseFloat(v.toFixed(2)) });
     if (D.deadline_ms && D.deadline_ms < y.high) root.append(svg("line", { class: "mark", x1: m.l, x2: W - m.r, y1: y(D.deadline_ms), y2: y(D.deadline_ms) }));
     for (const event of t.events) if (event.t >= view.from && event.t <= view.to) {

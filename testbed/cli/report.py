@@ -1,0 +1,43 @@
+"""`testbed report RUN`: draw the report and the tables of a finished run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run, such as runs/quickstart; a bare "
+                                        "name is looked up in runs/.")],
+    figures: Annotated[bool, typer.Option("--figures", help="Also save every figure as SVG and PNG in "
+                                          "RUN/figures.")] = False,
+    judge: Annotated[bool, typer.Option("--judge", help="Judge again with this version's checks; stored verdicts "
+                                        "stay as they are.")] = False,
+) -> None:
+    """Evaluate the trials of RUN again, write table.csv, summary.csv and report.html, and print the table."""
+    from rich.console import Console
+
+    from testbed.measurement.figures import save_figures
+    from testbed.measurement.report import render_report
+    from testbed.measurement.summary import group_trials, write_run_tables
+    from testbed.measurement.terminal import footer, plan_table
+    from testbed.measurement.trial import load_run, rejudged
+
+    folder = run if run.is_dir() or not (Path("runs") / run).is_dir() else Path("runs") / run
+    trials = load_run(folder)
+    if judge:
+        trials = [rejudged(trial) for trial in trials]
+    groups = group_trials(trials)
+    write_run_tables(folder, groups)
+    path = render_report(folder, groups=groups)
+    console = Console()
+    console.print(plan_table(groups, console.width))
+    console.print(footer(groups, path))
+    if figures:
+        saved = save_figures(folder, groups=groups)
+        console.print(f"figures: {len(saved)} files in {saved[0].parent}")

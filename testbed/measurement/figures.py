@@ -1,0 +1,166 @@
+"""Figures of a run as files (SVG for papers, PNG for slides), drawn from the same data as the report's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from testbed.measurement.figure_data import figure_data
+from testbed.measurement.summary import Group, group_trials
+from testbed.measurement.trial import load_run
+
+FIGURES = "figures"
+# Okabe-Ito, the same order as in templates/report.css
+_SERIES = ("#0072b2", "#d55e00", "#009e73", "#b5559b", "#c98a00", "#2fa3dc", "#6b5bd2", "#6f7782")
+_ROLES = {"t0": "#e0a100", "t1": "#009e73", "t2": "#b5559b", "t3": "#d55e00", "u0": "#0072b2", "u1": "#004a80",
+          "d": "#56b4e9", "o": "#8a94a0", "x": "#d3d8de"}
+_DASHES = ("-", "--", ":", "-.")
+_INK = "#3b4650"
+_STYLE: Any = {
+    "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#b8c0c8",
+    "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "axes.grid": True, "grid.color": "#e8ebee",
+    "axes.axisbelow": True, "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "testbed",
+    "figure.constrained_layout.use": True,
+}
+
+
+def save_figures(run_dir: str | Path, *, groups: Sequence[Group] | None = None) -> list[Path]:
+    """Write every figure to `<run>/figures/` as SVG and PNG; returns the paths."""
+    import matplotlib  # heavy: only needed when figures are asked for
+
+    evaluated = list(groups) if groups is not None else group_trials(load_run(run_dir))
+    data = figure_data(evaluated)
+    folder = Path(run_dir) / FIGURES
+    folder.mkdir(parents=True, exist_ok=True)
+    drawings: dict[str, tuple[Callable[..., None], Any]] = {
+        "latency_cdf": (_cdf, None), "latency_breakdown": (_breakdown, None), "accuracy_latency": (_tradeoff, None),
+        "exit_shares": (_exits, None),
+    }
+    for timeline in data["timelines"]:
+        label = data["series"][timeline["series"]]["label"]
+        drawings[f"timeline_{_slug(label)}"] = (_timeline, timeline)
+    paths = []
+    with matplotlib.rc_context(_STYLE):
+        for name, (draw, argument) in drawings.items():
+            figure = _figure(6.6, 5.2 if argument is not None else 3.6)
+            draw(figure, data, *([] if argument is None else [argument]))
+            for suffix in ("svg", "png"):
+                path = folder / f"{name}.{suffix}"
+                metadata = {"Date": None} if suffix == "svg" else None  # the same run gives the same file
+                figure.savefig(path, dpi=180, metadata=metadata)
+                paths.append(path)
+    return paths
+
+
+def _figure(width: float, height: float) -> Any:
+    """A figure on the file-only canvas: no display and no global pyplot state are involved."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _cdf(figure: Any, data: Mapping[str, Any]) -> None:
+    axes = figure.subplots()
+    for series, cdf in zip(data["series"], data["cdf"], strict=True):
+        if cdf["x"]:
+            axes.step([cdf["x"][0], *cdf["x"]], [0, *cdf["y"]], where="post", lw=1.6, label=series["label"],
+                      **_line(series))
+    if data["deadline_ms"]:
+        axes.axvline(data["deadline_ms"], color="#8a94a0", lw=1, ls=":")
+        axes.annotate("deadline", (data["deadline_ms"], 1.0), xytext=(3, 3), textcoords="offset points", color=_INK)
+    axes.set(xlabel="latency from the scheduled instant (ms)", ylabel="share of answered requests", ylim=(0, 1.06),
+             xlim=(0, None))
+    axes.legend(loc="lower right")
+
+
+def _breakdown(figure: Any, data: Mapping[str, Any]) -> None:
+    axes = figure.subplots()
+    labels = [series["label"] for series in data["series"]]
+    left = [0.0] * len(labels)
+    total = [sum(row) or 1.0 for row in data["breakdown"]]
+    for k, component in enumerate(data["components"]):
+        values = [row[k] for row in data["breakdown"]]
+        if max(value / whole for value, whole in zip(values, total, strict=True)) < 0.005:
+            continue
+        fill = _ROLES[component["role"]]
+        axes.barh(labels, values, left=left, color=fill + "55" if component["hatch"] else fill, height=0.62,
+                  hatch="////" if component["hatch"] else None, edgecolor=fill if component["hatch"] else "white",
+                  lw=0.6, label=component["name"])
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="mean latency per request (ms)")
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+
+
+def _tradeoff(figure: Any, data: Mapping[str, Any]) -> None:
+    axes = figure.subplots()
+    for series, t in zip(data["series"], data["tradeoff"], strict=True):
+        if t["acc"] is None or t["p50"] is None:
+            continue
+        color = _SERIES[series["color"] % len(_SERIES)]
+        axes.plot([t["p50"], t["p95"]], [t["acc"] * 100] * 2, color=color, lw=1.2, marker="|", markevery=[1])
+        if t["lo"] is not None:
+            axes.plot([t["p50"]] * 2, [t["lo"] * 100, t["hi"] * 100], color=color, lw=1.2, alpha=0.6)
+        hit = "" if t["deadline"] is None else f" ({t['deadline']:.0%} in time)"
+        axes.plot(t["p50"], t["acc"] * 100, "o", ms=7, color=color, label=series["label"] + hit)
+    axes.set(xlabel="latency (ms): median, line to p95", ylabel="accuracy (%), 95% interval", xlim=(0, None))
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8)
+
+
+def _exits(figure: Any, data: Mapping[str, Any]) -> None:
+    axes = figure.subplots()
+    labels = [series["label"] for series in data["series"]]
+    left = [0.0] * len(labels)
+    for k, name in enumerate(data["exits"]["names"]):
+        values = [row[k] * 100 for row in data["exits"]["rows"]]
+        axes.barh(labels, values, left=left, height=0.62, color=list(_ROLES.values())[(1, 4, 0, 2, 6, 3)[k % 6]],
+                  label=f"exit: {name}", edgecolor="white", lw=0.6)
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="share of answered requests (%)", xlim=(0, 100))
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8)
+
+
+def _timeline(figure: Any, data: Mapping[str, Any], timeline: Mapping[str, Any]) -> None:
+    link = next((link for link in timeline["links"]), None)
+    sides = [side for side in ("up", "down") if link is not None and link[side]]
+    rows = figure.subplots(len(sides) + 1, 1, sharex=True, height_ratios=[1] * len(sides) + [1.6], squeeze=False)[:, 0]
+    own = [device for device in timeline["devices"] if link is not None and device in link["ends"]]
+    for axes, side in zip(rows, sides, strict=False):
+        curve, color = link[side], _ROLES["u0"] if side == "up" else _SERIES[1]  # type: ignore[index]
+        if curve["sent"]:
+            axes.stairs(curve["sent"], curve["t"], fill=True, color=color, alpha=0.3, label="delivered")
+        axes.stairs(curve["rate"], curve["t"], color=color, lw=1, label="trace", baseline=None)
+        axes.set(ylabel=f"Mbit/s {side}", ylim=(0, None))
+    rows[0].set_title(f"{data['series'][timeline['series']]['label']}" + (f", link {link['name']}" if link else ""),
+                      fontsize=9, loc="left")
+    requests, axes = timeline["requests"], rows[-1]
+    chosen = [j for j in range(len(requests["t"])) if not own or requests["device"][j] in own]
+    color = _SERIES[data["series"][timeline["series"]]["color"] % len(_SERIES)]
+    for good, style in ((1, {"marker": "o", "color": color}), (0, {"marker": "x", "color": "#b3261e"})):
+        some = [j for j in chosen if requests["ok"][j] == good]
+        points = [requests["t"][j] for j in some], [requests["ms"][j] for j in some]
+        axes.plot(*points, ls="", ms=3.4, alpha=0.85, **style)
+    for event in timeline["events"]:
+        for each in rows:
+            each.axvline(event["t"], color="#b3261e", lw=0.9, ls="--")
+        axes.annotate(event["label"], (event["t"], 1), xycoords=("data", "axes fraction"), fontsize=7, color="#b3261e")
+    if data["deadline_ms"]:
+        axes.axhline(data["deadline_ms"], color="#8a94a0", lw=1, ls=":")
+    axes.set(xlabel="seconds since the start of the load", ylabel="latency (ms)", ylim=(0, None),
+             xlim=(0, timeline["end"]))
+
+
+def _line(series: Mapping[str, Any]) -> dict[str, Any]:
+    return {"color": _SERIES[series["color"] % len(_SERIES)],
+            "ls": _DASHES[(series["point"] + series["color"] // len(_SERIES)) % len(_DASHES)]}
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in text).strip("_")
