@@ -119,8 +119,6 @@ class LinkFabric:
                 self._set_netem(link, direction)
         else:
             netem.veth_pair(a, b)
-        if up.shaped or down.shaped:
-            self._single += [(end.namespace, end.interface) for end in (a, b)]
         self._links[name] = link
         return link
 
@@ -155,7 +153,10 @@ class LinkFabric:
         if self._shaper is not None:
             raise EmulationError("the fabric has been started already")
         self._run_dir.mkdir(parents=True, exist_ok=True)
-        for namespace, interface in self._single:
+        single = list(self._single)
+        if any(spec.shaped for link in self._links.values() for spec in link.specs.values()):
+            single += [(end.namespace, end.interface) for link in self._links.values() for end in (link.a, link.b)]
+        for namespace, interface in single:
             namespace.run(["ip", "link", "set", "dev", interface, "gso_max_segs", "1"])
         logs = self._run_dir / "logs"
         taps = [link for link in self._links.values() if link.tap_fds is not None]

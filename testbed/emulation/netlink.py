@@ -1,7 +1,9 @@
 """Hand-made netlink for one job: a token bucket (TBF) on an interface, changed in place at a few microseconds each.
 
-All sizes count IP-layer bytes: a size table (TCA_STAB) with overhead -14 takes the Ethernet header off. The exception
-is a packet that the bucket itself had to cut from a larger one (segmentation offload): it counts with its header.
+What a bucket counts: in a fixed rate IP-layer bytes, by a size table (TCA_STAB) that takes the Ethernet header off; the
+kernel ignores the table for packets that the bucket itself cut from a 64 KB segment, and counts 14 bytes too many for
+each of those. In credits and open buckets whole frames, for every kind of packet alike, so that 14 bytes per packet can
+be taken off exactly afterwards.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ HANDLE = 0x10000  # "1:"
 _TCA_KIND, _TCA_OPTIONS, _TCA_STATS2, _TCA_STAB = 1, 2, 7, 8
 _TBF_PARMS, _TBF_RATE64, _TBF_BURST, _TBF_PBURST = 1, 4, 6, 7
 _STATS_BASIC, _STATS_QUEUE = 1, 3
-_ETHERNET_HEADER_BYTES = 14
+ETHERNET_HEADER_BYTES = 14
 _TICK_NS = 64
 _CLOSED_COST = 65535  # bytes that any packet costs while the bucket is closed: more than the bucket ever holds
 _GATE_RATE = 1500  # bytes/s; only scales the closed bucket's depth
@@ -41,7 +43,7 @@ def _attribute(kind: int, payload: bytes) -> bytes:
 
 
 _STAB = _attribute(
-    _TCA_STAB, _attribute(1, struct.pack("=BBhiIIII", 0, 0, 0, -_ETHERNET_HEADER_BYTES, 1, 0, 0, 0))
+    _TCA_STAB, _attribute(1, struct.pack("=BBhiIIII", 0, 0, 0, -ETHERNET_HEADER_BYTES, 1, 0, 0, 0))
 )
 
 
@@ -67,10 +69,11 @@ def tbf_message(
     peak_bytes: int = 0,
     peak_burst_bytes: int = 0,
     packet_cost_bytes: int = 0,
+    ip_bytes: bool = False,
 ) -> bytes:
     """RTM_NEWQDISC for a TBF at the root of ``ifindex``. Rates in bytes per second; ``limit`` as the child queue counts.
 
-    ``packet_cost_bytes``: the least that a packet costs (the kernel's mpu).
+    ``packet_cost_bytes``: the least that a packet costs (the kernel's mpu). ``ip_bytes``: with the size table.
     """
     top = 0xFFFFFFFF
     parms = (
@@ -87,7 +90,7 @@ def tbf_message(
         _TCMSG.pack(0, ifindex, HANDLE, _ROOT, 0)
         + _attribute(_TCA_KIND, b"tbf\0")
         + _attribute(_TCA_OPTIONS, options)
-        + _STAB
+        + (_STAB if ip_bytes else b"")
     )
     return _HEADER.pack(_HEADER.size + len(body), _RTM_NEWQDISC, _REQUEST, _UNACKED, 0) + body
 
@@ -101,30 +104,41 @@ def fixed_message(
     the most that a transfer after a pause can be ahead of an ideal link.
     """
     rate_bytes = 0xFFFFFFFF if rate_bps is None else max(1, rate_bps // 8)
-    if burst_bytes is None:
-        burst_bytes = mtu + rate_bytes // 500
-    return tbf_message(ifindex, limit=limit, rate_bytes=rate_bytes, burst_bytes=burst_bytes)
-
-
-def closed_message(ifindex: int, limit: int, mtu: int) -> bytes:
-    """Let nothing out, keep what is queued: the bucket holds one packet, and every packet costs more than that."""
-    ticks = mtu * 1_000_000_000 // _GATE_RATE // _TICK_NS + 1
+    if burst_bytes is None:  # the header: a packet that was cut from a segment must fit, too
+        burst_bytes = mtu + ETHERNET_HEADER_BYTES + rate_bytes // 500
     return tbf_message(
-        ifindex, limit=limit, rate_bytes=_GATE_RATE, buffer_ticks=ticks, packet_cost_bytes=_CLOSED_COST
+        ifindex, limit=limit, rate_bytes=rate_bytes, burst_bytes=burst_bytes, ip_bytes=rate_bps is not None
+    )
+
+
+def closed_message(ifindex: int, limit: int, mtu: int, ip_bytes: bool) -> bytes:
+    """Let nothing out, keep what is queued: the bucket holds one packet, and every packet costs more than that."""
+    size = mtu if ip_bytes else mtu + ETHERNET_HEADER_BYTES
+    ticks = size * 1_000_000_000 // _GATE_RATE // _TICK_NS + 1
+    return tbf_message(
+        ifindex,
+        limit=limit,
+        rate_bytes=_GATE_RATE,
+        buffer_ticks=ticks,
+        packet_cost_bytes=_CLOSED_COST,
+        ip_bytes=ip_bytes,
     )
 
 
 def credit_message(
     ifindex: int, limit: int, credit_bytes: int, peak_bytes: int, mtu: int, packet_cost_bytes: int = 0
 ) -> bytes:
-    """Let out ``credit_bytes`` (at least one packet's worth), spaced at ``peak_bytes`` per second, then nothing."""
+    """Let out ``credit_bytes`` of frames (at least one frame's worth), spaced at ``peak_bytes`` per second, then nothing.
+
+    mtu: of the interface; the largest frame is 14 bytes longer.
+    """
     return tbf_message(
         ifindex,
         limit=limit,
         rate_bytes=_CREDIT_RATE,
-        burst_bytes=max(mtu, credit_bytes),
+        burst_bytes=max(mtu + ETHERNET_HEADER_BYTES, credit_bytes),
         peak_bytes=max(2, peak_bytes),
-        peak_burst_bytes=mtu,
+        peak_burst_bytes=mtu + ETHERNET_HEADER_BYTES,
         packet_cost_bytes=packet_cost_bytes,
     )
 

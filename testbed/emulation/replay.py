@@ -66,6 +66,8 @@ class Direction:
         self._installed = False
         self._last_message = b""
         self.last = QdiscStats(0, 0, 0, 0, 0)
+        self.sent_bytes = 0  # of IP, since the link was made
+        self._accounted_bytes = 0  # how much of it the credits have been charged for
         self.allowed_bytes = 0  # since the replay began
         self._balance = 0
         self._window_start: tuple[int, int] = (0, 0)  # t_ns, allowed_bytes at the last poll row
@@ -88,12 +90,20 @@ class Direction:
         rate_bps = self._fixed_bps
         self._last_message = b""
         if self.down or self.held or rate_bps == 0:
-            self._set(netlink.closed_message(self._ifindex, self._limit, self._mtu))
+            self._set(self._closed())
             return
         if self._installed:  # wake the bucket while its largest packet is still smaller than the kick
             self._set(netlink.fixed_message(self._ifindex, self._limit, rate_bps, self._mtu, burst_bytes=self._mtu))
             self._kick()
         self._set(netlink.fixed_message(self._ifindex, self._limit, rate_bps, self._mtu))
+
+    @property
+    def _counts_ip(self) -> bool:
+        """Whether the bucket counts IP bytes (a fixed rate) or frames."""
+        return not self.stepping and self._fixed_bps is not None
+
+    def _closed(self) -> bytes:
+        return netlink.closed_message(self._ifindex, self._limit, self._mtu, self._counts_ip)
 
     def _set(self, message: bytes) -> None:
         if self._installed:
@@ -115,6 +125,7 @@ class Direction:
 
     def set_rate(self, rate_bps: int | None) -> None:
         """A fixed rate instead of what the file says; None goes back to it."""
+        self.refresh()  # what was sent so far was counted the old way
         self._override_bps = rate_bps
         if self.stepping:
             self._balance = 0
@@ -155,8 +166,8 @@ class Direction:
         """Account for the step that ended, credit the one that begins; returns (applied_ns, credit_bytes)."""
         number = self.next_step
         if not self.replaying:  # the first step: what passed before belongs to the fixed rate
-            self.replaying, self._balance = True, 0
-            self.last = self._socket.stats(self._request)
+            self.refresh()
+            self.replaying, self._balance, self._accounted_bytes = True, 0, self.sent_bytes
             self._window_start = (due_ns, 0)
         behind = (monotonic_ns() - due_ns) // self.step_ns
         if behind > 0:
@@ -174,39 +185,54 @@ class Direction:
         return monotonic_ns(), allowed
 
     def _credit(self, allowed: int) -> None:
-        before, now = self.last, self._socket.stats(self._request)
-        self.last = now
-        balance = self._balance - (now.sent_bytes - before.sent_bytes)
-        if balance > 0 and now.queued_packets == 0:
+        self.refresh()
+        waiting = self.last.queued_packets
+        balance = self._balance - (self.sent_bytes - self._accounted_bytes)
+        self._accounted_bytes = self.sent_bytes
+        if balance > 0 and waiting == 0:
             balance = 0  # nothing waited for it
         if self._override_bps is not None or self.down:
             self._balance = min(balance, 0)
             return
         self.allowed_bytes += allowed
         self._balance = balance = balance + allowed
-        mtu, grant, cost = self._mtu, balance, 0
-        if balance < mtu:
-            grant, waiting = 0, now.queued_packets
-            size = -(-now.backlog_bytes // waiting) if waiting else mtu  # of one packet; exact when one waits
-            if balance >= size > 0:  # small packets: the bucket cannot be smaller than a full one, so let as many go
-                grant, cost = mtu, mtu // (balance // size)  # as are covered, by making each cost its share of it
-        if grant:
-            peak = PEAK_FACTOR * grant * 1_000_000_000 // self.step_ns
-            message = netlink.credit_message(self._ifindex, self._limit, grant, peak, mtu, cost)
+        message = self._grant(balance, waiting)
+        if message is None:
+            message = self._closed()
+            if message != self._last_message:
+                self._socket.send(message)
         else:
-            message = netlink.closed_message(self._ifindex, self._limit, mtu)
-            if message == self._last_message:
-                return
-        self._socket.send(message)
+            self._socket.send(message)
+            if waiting:
+                self._kick()
         self._last_message = message
-        if grant and now.queued_packets:
-            self._kick()
+
+    def _grant(self, balance: int, waiting: int) -> bytes | None:
+        """The bucket that lets out ``balance`` IP bytes, or None when that does not cover a packet yet."""
+        mtu, header = self._mtu, netlink.ETHERNET_HEADER_BYTES
+        size = mtu  # of the packets to come, unless small ones are known to wait (exactly known when it is one)
+        if waiting:
+            size = min(mtu, max(1, -(-self.last.backlog_bytes // waiting) - header))
+        packets = balance // size
+        if packets < 1 or (balance < mtu and not waiting):
+            return None
+        cost = 0
+        if balance < mtu:  # the bucket cannot be smaller than a full frame: make each packet cost its share of it
+            frames, cost = mtu + header, (mtu + header) // packets
+        else:
+            frames = balance + header * packets
+        peak = PEAK_FACTOR * frames * 1_000_000_000 // self.step_ns
+        return netlink.credit_message(self._ifindex, self._limit, frames, peak, mtu, cost)
 
     # ---- records -----------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Read the counters (the replay has read them anyway)."""
-        self.last = self._socket.stats(self._request)
+        """Read the kernel's counters."""
+        before, now = self.last, self._socket.stats(self._request)
+        self.sent_bytes += now.sent_bytes - before.sent_bytes
+        if not self._counts_ip:
+            self.sent_bytes -= netlink.ETHERNET_HEADER_BYTES * (now.sent_packets - before.sent_packets)
+        self.last = now
 
     def note(self, lag_ns: int) -> None:
         self.lags_ns.append(lag_ns)
@@ -234,9 +260,15 @@ class Direction:
         self._window_start = (t_ns, self.allowed_bytes)
         return (
             f"{t_ns},{_quoted(self.link)},{self.name},{_quoted(self.trace_name)},{position},{target},{applied},{lag},"
-            f"{self.delay_s:.9g},{self.loss:.9g},{stats.sent_bytes},{stats.sent_packets},{self.dropped},"
-            f"{stats.backlog_bytes},{allowed},{median}\n"
+            f"{self.delay_s:.9g},{self.loss:.9g},{self.sent_bytes},{stats.sent_packets},{self.dropped},"
+            f"{self.backlog_bytes},{allowed},{median}\n"
         )
+
+    @property
+    def backlog_bytes(self) -> int:
+        """IP bytes that wait in the queue."""
+        header = 0 if self._counts_ip else netlink.ETHERNET_HEADER_BYTES
+        return max(0, self.last.backlog_bytes - header * self.last.queued_packets)
 
     @property
     def dropped(self) -> int:
@@ -247,10 +279,10 @@ class Direction:
         """Kernel counters since the link was made."""
         self.refresh()
         return {
-            "tx_bytes": self.last.sent_bytes,
+            "tx_bytes": self.sent_bytes,
             "tx_packets": self.last.sent_packets,
             "dropped_packets": self.dropped,
-            "backlog_bytes": self.last.backlog_bytes,
+            "backlog_bytes": self.backlog_bytes,
             "backlog_packets": self.last.queued_packets,
             "allowed_bytes": self.allowed_bytes,
         }
