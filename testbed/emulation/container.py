@@ -20,6 +20,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -341,6 +342,11 @@ def signal_tree(pid: int, number: signal.Signals, name: str) -> None:
         except ProcessLookupError:
             if target == pid:
                 raise EmulationError(f"{name} has ended; it cannot be sent {number.name}") from None
+
+
+def image_argv(argv: Sequence[str]) -> list[str]:
+    """The command for an image with an environment of its own: its python3 in place of this machine's."""
+    return ["python3" if word == sys.executable else word for word in argv[:1]] + list(argv[1:])
 
 
 def last_words(error: EmulationError) -> str:

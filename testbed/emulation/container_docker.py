@@ -26,6 +26,7 @@ from testbed.emulation.container import (
     Mount,
     NodeNamespace,
     Usage,
+    image_argv,
     last_words,
     need_program,
     open_log,
@@ -199,6 +200,7 @@ class DockerEngine(Engine):
         if cwd is not None:
             options.append(f"--workdir={cwd}")
         shown = self._host_mounts if image == HOST_IMAGE else []
+        argv = argv if image == HOST_IMAGE else image_argv(argv)
         client, unique = self._run(name, options, argv, [*shown, *mounts], image, log_path)
         container = DockerContainer(name, client, log_path, self.api, unique)
         self.containers.append(container)

@@ -21,6 +21,7 @@ from testbed.emulation.container import (
     Mount,
     NodeNamespace,
     Usage,
+    image_argv,
     last_words,
     need_program,
     open_log,
@@ -32,7 +33,7 @@ from testbed.emulation.netns import run_checked
 from testbed.errors import EmulationError, MissingToolError
 
 _REMEDY = "apt-get install podman runc"
-_SYSTEM_STORE = Path("/var/lib/containers/storage")
+SYSTEM_STORE = Path("/var/lib/containers/storage")
 
 # What every container is denied, whichever image it runs (docs/containers.md says why each)
 CONFINEMENT = (
@@ -156,6 +157,7 @@ class PodmanEngine(Engine):
             command += ["--rootfs", str(self.state_dir / "host-image")]
         else:
             command += [*mount_options(mounts), image]
+            argv = image_argv(argv)
         with open_log(log_path) as log:
             client = subprocess.Popen(
                 [*command, *argv],
@@ -173,6 +175,7 @@ class PodmanEngine(Engine):
     def close(self) -> None:
         super().close()
         cgroup.remove_run(self.run_id)
+        unmount_below(self.state_dir)
         shutil.rmtree(self.state_dir, ignore_errors=True)
 
     def _new_points(self, mounts: Sequence[Mount]) -> list[Mount]:
@@ -191,6 +194,13 @@ class PodmanEngine(Engine):
         return new
 
 
+def unmount_below(folder: Path) -> None:
+    """Podman's overlay driver leaves its own folder mounted (outside a sandbox, that would stay)."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    for point in sorted((p for p in points if p.startswith(f"{folder}/")), key=len, reverse=True):
+        run_checked(["umount", "--lazy", point], timeout_s=5)
+
+
 def find_runtime() -> str:
     """runc where it is: crun refuses machines whose control groups are v1 and v2 mixed."""
     for runtime in ("runc", "crun"):
@@ -207,10 +217,10 @@ def write_configuration(state_dir: Path) -> None:
         '[containers]\ndefault_ulimits=[]\ndefault_sysctls=[]\nlog_driver="none"\n'
         f'[engine]\nruntime="{find_runtime()}"\ncgroup_manager="cgroupfs"\nevents_logger="none"\nlock_type="file"\n'
     )
-    driver = "" if os.geteuid() else f'additionalimagestores=["{_SYSTEM_STORE}"]'
+    driver = "" if os.geteuid() else f'additionalimagestores=["{SYSTEM_STORE}"]'
     (state_dir / "storage.conf").write_text(
         f'[storage]\ndriver="overlay"\nrunroot="{state_dir}/run"\ngraphroot="{state_dir}/root"\n'
-        f"[storage.options]\n{driver if _SYSTEM_STORE.is_dir() else ''}\n"
+        f"[storage.options]\n{driver if SYSTEM_STORE.is_dir() else ''}\n"
     )
 
 

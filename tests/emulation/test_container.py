@@ -8,16 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from testbed.emulation import cgroup
+from testbed.emulation import cgroup, container_podman
 from testbed.emulation.container import Container, Engine, Limits, Mount, NodeNamespace, choose_engine
 from testbed.emulation.container_docker import DockerEngine
 from testbed.emulation.container_podman import PodmanEngine
+from testbed.emulation.host_image import make_archive
 from testbed.errors import EmulationError, InputError, MissingToolError
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(120)]
@@ -187,6 +189,42 @@ print(sys.prefix, testbed.__file__, torch.ones(2).sum().item(), os.environ["WHO"
     import testbed
 
     assert shown == [sys.prefix, testbed.__file__, "2.0", "me"]
+
+
+@pytest.mark.parametrize("engine", ["podman", "docker"], indirect=True)
+def test_an_image_of_ones_own_is_run_with_its_own_python(
+    engine: Engine, netns: NodeNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No registry is in reach, so the image is made here: an archive in which /usr is left to a mount."""
+    name = "localhost/testbed-own:1"
+    if engine.name == "podman":
+        store = Path(tempfile.mkdtemp(prefix="tb-", dir="/tmp"))
+        monkeypatch.setattr(container_podman, "SYSTEM_STORE", store)
+        container_podman.write_configuration(engine.state_dir)
+        base = ["podman", f"--root={store}", f"--runroot={store}/run", "--storage-driver=overlay"]
+        environment = {**os.environ, "CONTAINERS_CONF": str(engine.state_dir / "containers.conf")}
+    else:
+        base, environment, store = ["docker"], dict(os.environ), None
+    subprocess.run(
+        [*base, "import", "-", name], input=make_archive(), check=True, capture_output=True, env=environment
+    )
+    try:
+        code = "import sys; print(sys.executable)"
+        shown = run(
+            engine, netns, code, tmp_path / "log", image=name, mounts=[Mount(Path("/usr")), Mount(tmp_path)]
+        )
+        assert shown.strip() == "/usr/bin/python3"
+        missing = engine.start(
+            "node", netns=netns, argv=["true"], log_path=tmp_path / "log2", image="localhost/none:1"
+        )
+        assert missing.wait(30) == 125 and "localhost/none" in missing.log_tail()
+    finally:
+        if store is None:
+            docker("rmi", name)
+        else:
+            subprocess.run([*base, "rmi", "--all", "--force"], capture_output=True, env=environment)
+            container_podman.unmount_below(store)
+            shutil.rmtree(store, ignore_errors=True)
 
 
 def test_a_crashed_node_starts_again_in_the_same_network(

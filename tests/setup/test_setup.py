@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-TOOLS = (
-    "sh env dirname sed grep tr head tail cat sha256sum cut uname timeout mkdir mv rm id touch chmod"
-).split()
+TOOLS = "sh env dirname sed grep tr head tail cat sha256sum cut uname timeout mkdir mv rm id touch chmod"
+
 
 # In place of the environment's interpreter: pip is only noted; all else is the system's Python.
 FAKE_PYTHON = """#!/bin/sh
@@ -48,7 +47,7 @@ class Machine:
         (self.project / ".venv/pyvenv.cfg").write_text("include-system-site-packages = true\n")
         self.system("debian", "12")
         self.bin.mkdir()
-        for name in TOOLS:
+        for name in TOOLS.split():
             (self.bin / name).symlink_to(shutil.which(name) or f"/bin/{name}")
         for name in ("mnexec", "iperf3", "ip", "docker"):
             self.program(self.bin / name, "#!/bin/sh\n")
