@@ -1,0 +1,104 @@
+"""`testbed models`: list, cut, train and time the models of a catalogue."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from testbed.errors import InputError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+                  help="List and train the models of the catalogue.")
+
+_CATALOGUE = Path("nodes/models/catalogue.yaml")
+CatalogueOption = Annotated[Path, typer.Option("--catalogue", help="Catalogue file.")]
+
+
+@app.command("list")
+def list_models(catalogue: CatalogueOption = _CATALOGUE) -> None:
+    """List the models: stages, exits with accuracy, size and cost."""
+    from testbed.inference.catalogue import load_catalogue
+
+    table = Table("model", "data set", "input", "stages", "exits (accuracy)", "parameters", "MMAC", "weights")
+    found = load_catalogue(catalogue)
+    for info in found.models.values():
+        exits = ", ".join(f"{e.name} after {info.stages[e.after].name} ({e.accuracy:.1%})" for e in info.exits)
+        table.add_row(info.name, info.dataset, "x".join(map(str, info.input_shape)),
+                      " ".join(s.name for s in info.stages), exits, f"{info.parameters:,}",
+                      f"{sum(s.macs for s in info.stages) / 1e6:.1f}", info.sha256[:12])
+    Console().print(table)
+
+
+@app.command("cuts")
+def cuts(name: str, catalogue: CatalogueOption = _CATALOGUE,
+         measure: Annotated[bool, typer.Option("--measure", help="Time the stages on this machine now.")] = False,
+         ) -> None:
+    """Show each place where a model can be cut: what crosses it, and the cost before and after it."""
+    from testbed.inference.catalogue import load_catalogue, load_model
+
+    found = load_catalogue(catalogue)
+    info = found[name]
+    times = [s.reference_time_s for s in info.stages]
+    where = f"{info.reference.get('machine', 'reference machine')} (from the catalogue)"
+    if measure:
+        import torch
+
+        from testbed.inference.train import measure as measure_stages
+
+        torch.set_num_threads(1)
+        times, _ = measure_stages(load_model(found, name).model)
+        where = "this machine, now"
+    table = Table("cut", "before stage", "tensor", "bytes", "of input", "MMAC before", "MMAC after", "ms before",
+                  "ms after", "exit here", title=f"{name}; one thread of {where}")
+    macs = [s.macs / 1e6 for s in info.stages]
+    for cut in range(info.num_stages + 1):
+        exit_info = info.exit_after.get(cut - 1)
+        table.add_row(str(cut), info.stages[cut].name if cut < info.num_stages else "-",
+                      "x".join(map(str, info.shape_at(cut))), f"{info.bytes_at(cut):,}",
+                      f"{info.bytes_at(cut) / info.bytes_at(0):.2f}", f"{sum(macs[:cut]):.1f}",
+                      f"{sum(macs[cut:]):.1f}", f"{sum(times[:cut]) * 1e3:.2f}", f"{sum(times[cut:]) * 1e3:.2f}",
+                      exit_info.name if exit_info else "")
+    Console().print(table)
+
+
+@app.command("train")
+def train(name: str, catalogue: CatalogueOption = _CATALOGUE, seed: Annotated[int, typer.Option(min=0)] = 1,
+          epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None) -> None:
+    """Train a shipped model again, and write its weights and its entry in the catalogue."""
+    from dataclasses import replace
+
+    from testbed.inference.train import TRAINABLE, train_to_catalogue
+
+    if name not in TRAINABLE:
+        raise InputError("there is no training recipe for this model", key="NAME", value=name,
+                         remedy=f"use one of {', '.join(TRAINABLE)}")
+    recipe = TRAINABLE[name][2] if epochs is None else replace(TRAINABLE[name][2], epochs=epochs)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
+                  console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=recipe.epochs)
+        scores = train_to_catalogue(
+            name, catalogue, machine=cpu_model(), seed=seed, recipe=recipe,
+            progress=lambda done, of, text: bar.update(task, completed=done, description=f"{name} {text}"))
+    shares = ", ".join(f"{exit_name} {share:.1%}" for exit_name, share in scores["share"].items())
+    accuracy = ", ".join(f"{exit_name} {value:.1%}" for exit_name, value in scores["accuracy"].items())
+    typer.echo(f"accuracy on the test split: {accuracy}")
+    typer.echo(f"leaving at probability >= {scores['threshold']}: {shares}; accuracy then "
+               f"{scores['combined_accuracy']:.1%}")
+    typer.echo(f"written: {catalogue} and {catalogue.parent / (name + '.safetensors')}")
+
+
+def cpu_model() -> str:
+    """Name of this machine's processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

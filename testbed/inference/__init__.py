@@ -1,0 +1,1 @@
+"""Models as ordered stages with exits, their data sets, codecs, catalogue and compute profiles."""

@@ -1,0 +1,84 @@
+"""Data sets by name, as plain arrays: needs numpy only, so that a device program need not load torch."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from testbed.errors import InputError, MissingToolError
+
+Split = Literal["train", "calibration", "test"]
+SPLITS: tuple[Split, ...] = ("train", "calibration", "test")
+_SPLIT_SEED = 20240  # fixes which sample belongs to which split; part of the data set's definition
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples of one split: x float32 (N, C, H, W) in [0, 1], y int64 (N,)."""
+
+    name: str
+    split: Split
+    x: NDArray[np.float32]
+    y: NDArray[np.int64]
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def load_dataset(name: str, split: Split = "test") -> Dataset:
+    """The named data set's split. Raises InputError for an unknown name or split."""
+    if name not in DATASETS:
+        raise InputError("there is no such data set", key="dataset", value=name,
+                         remedy=f"use one of {', '.join(sorted(DATASETS))}")
+    if split not in SPLITS:
+        raise InputError("there is no such split", key="split", value=split, remedy=f"use one of {', '.join(SPLITS)}")
+    return DATASETS[name](split)
+
+
+@cache
+def _digits_file() -> Path:
+    spec = importlib.util.find_spec("sklearn")  # finds the folder without importing the package
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if file.is_file():
+            return file
+    raise MissingToolError("scikit-learn's bundled digits are not there", remedy="pip install scikit-learn")
+
+
+def enlarge(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """Bilinear enlargement of square images (N, h, h) to (N, size, size), corners aligned."""
+    h = images.shape[-1]
+    position = np.linspace(0, h - 1, size)
+    low = np.minimum(position.astype(int), h - 2)
+    weight = np.zeros((size, h), np.float32)
+    weight[np.arange(size), low] = 1 - (position - low)
+    weight[np.arange(size), low + 1] = position - low
+    larger: NDArray[np.float32] = weight @ images @ weight.T
+    return larger
+
+
+def _digits(split: Split) -> Dataset:
+    """scikit-learn's 1,797 handwritten digits of 8x8 pixels, ENLARGED to camera-like frames of 1x64x64.
+
+    The enlargement adds no information; it gives frames (16,384 bytes as float32) and layers of a size worth sending.
+    Split, fixed: 997 train, 300 calibration, 500 test.
+    """
+    with gzip.open(_digits_file(), "rt", encoding="ascii") as stream:
+        table = np.loadtxt(stream, delimiter=",", dtype=np.float32)  # (1797, 65): 64 pixels 0..16, then the class
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(table))
+    bounds = {"train": (0, 997), "calibration": (997, 1297), "test": (1297, 1797)}[split]
+    chosen = table[order[slice(*bounds)]]
+    frames = enlarge(chosen[:, :64].reshape(-1, 8, 8) / np.float32(16), 64)
+    return Dataset("digits", split, np.ascontiguousarray(frames[:, None]), chosen[:, 64].astype(np.int64), 10)
+
+
+DATASETS: dict[str, Callable[[Split], Dataset]] = {"digits": _digits}
