@@ -60,4 +60,7 @@ class EmulationError(TestbedError):
 
 def _short(value: object, limit: int = 80) -> str:
     text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    if len(text) <= limit:
+        return text
+    # the end of a path says more than its beginning
+    return f"'...{text[3 - limit:]}" if isinstance(value, str) and "/" in value else text[: limit - 3] + "..."
