@@ -184,7 +184,8 @@ def manifest(run_id: str, policy: str, repeat: int, seed: int, point: dict[str, 
     """A manifest as the engine writes it."""
     def side(rate: float | None, delay: float, trace: str | None = None) -> dict[str, Any]:
         replayed = {"path": trace, "sha256": "ab" * 32, "offset_ns": 0, "mean_rate_bps": 4_000_000}
-        return {"rate_bps": rate, "trace": replayed if trace else None, "delay_s": delay, "jitter_s": 0.0, "loss": 0.0, "queue": "200ms"}
+        return {"rate_bps": rate, "trace": replayed if trace else None, "delay_s": delay,
+                "jitter_s": 0.0, "loss": 0.0, "queue": "200ms"}
 
     links = [{"name": f"{d}-edge1", "src": d, "dst": "edge1", "backend": backend,
               "up": side(None, 0.015, "traces/synthetic-lte-up.csv"),
