@@ -43,8 +43,8 @@ def run(
 def expected_s(trial: Any) -> float:
     """Rough duration of a trial in seconds: start-up, calibration and the load."""
     load = trial.scenario.load
-    return 12.0 + trial.scenario.calibration.iperf_time * 2 + (
-        (load.requests_per_device + load.warmup_requests) / load.rate_per_s)
+    return float(12 + trial.scenario.calibration.iperf_time * 2
+                 + (load.requests_per_device + load.warmup_requests) / load.rate_per_s)
 
 
 def _run(experiment: Any, runs: Path, resume: bool, engine: str) -> int:

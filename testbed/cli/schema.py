@@ -12,10 +12,12 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 @app.command()
 def schema(kind: str = typer.Argument("scenario", help="scenario or topology")) -> None:
     """Print the JSON Schema of one kind of file."""
+    from pydantic import BaseModel
+
     from testbed.errors import InputError
     from testbed.schema import Scenario, Topology
 
-    models = {"scenario": Scenario, "topology": Topology}
+    models: dict[str, type[BaseModel]] = {"scenario": Scenario, "topology": Topology}
     if kind not in models:
         raise InputError("there is no such kind of file", key="KIND", value=kind, remedy="use scenario or topology")
     document = models[kind].model_json_schema()

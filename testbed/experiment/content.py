@@ -58,7 +58,7 @@ class Content:
                 hashes[f"profile:{tier.compute.profile}"] = _sha256(file)
         for i, link in enumerate(scenario.topology.links):
             for which in ("up", "down"):
-                hashes |= _check_direction(link.direction(which), source, f"topology.links[{i}].{which}")  # type: ignore[arg-type]
+                hashes |= _check_direction(link.direction(which), source, f"topology.links[{i}].{which}")
         for policy in scenario.policies:
             if isinstance(policy, PolicySpec) and ".py:" in policy.policy:
                 hashes[policy.policy] = _sha256(Path(policy.policy.rpartition(":")[0]))

@@ -24,7 +24,7 @@ def direction_specs(scenario: Scenario, seed: Callable[[str, int], int], devices
     specs: dict[tuple[str, str], DirectionSpec] = {}
     for index, (link, a, b) in enumerate(scenario.topology.node_links()):
         for which in ("up", "down"):
-            spec = _spec(link.direction(which))  # type: ignore[arg-type]
+            spec = _spec(link.direction(which))
             if spec.trace is not None and scenario.trace_offset == "random":
                 share = seed("trace-offset", index) / 2**31
                 spec = spec.changed(trace_offset_ns=spec.trace_offset_ns + int(share * spec.trace.duration_ns))

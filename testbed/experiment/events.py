@@ -74,15 +74,15 @@ class EventSchedule:
             rate_bps = int(event.rate or 0)
             return [(at, f"rate {event.link} {event.direction} {rate_bps} bit/s", lambda: self._rate(event, rate_bps))]
         node = event.node or ""
-        begin, end, back = {
+        begin, finish, back = {
             "node_crash": (lambda: self._nodes.crash(node), lambda: self._nodes.restart(node), "node_restart"),
             "node_pause": (lambda: self._nodes.pause(node), lambda: self._nodes.resume(node), "node_resume"),
             "node_restart": (lambda: self._nodes.restart(node), None, ""),
             "node_resume": (lambda: self._nodes.resume(node), None, ""),
         }[event.kind]
         actions = [(at, f"{event.kind} {node}", begin)]
-        if event.duration is not None and end is not None:
-            actions.append((at + event.duration, f"{back} {node}", end))
+        if event.duration is not None and finish is not None:
+            actions.append((at + event.duration, f"{back} {node}", finish))
         return actions
 
     def _directions(self, event: Event) -> list[str]:

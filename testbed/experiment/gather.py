@@ -66,7 +66,7 @@ def links(scenario: Scenario, network: Network, fabric: LinkFabric,
         name = f"{a}-{b}"
         row: dict[str, Any] = {"name": name, "src": a, "dst": b, "backend": network.links[name].backend}
         for which in ("up", "down"):
-            spec, asked = specs[name, which], link.direction(which)  # type: ignore[arg-type]
+            spec, asked = specs[name, which], link.direction(which)
             trace = None if spec.trace is None else {
                 "path": asked.trace, "sha256": spec.trace.sha256, "offset_ns": spec.trace_offset_ns,
                 "duration_ns": spec.trace.duration_ns, "mean_rate_bps": spec.trace.mean_rate_bps,

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import testbed
-from testbed.emulation.container import Container, Engine, Limits, Mount, choose_engine
+from testbed.emulation.container import Container, Engine, Limits, Mount, NodeNamespace, choose_engine
 from testbed.emulation.network import Network
 from testbed.emulation.node_host import NodeHost
 from testbed.errors import EmulationError
@@ -42,7 +42,7 @@ class NodeSet:
         self.engines: dict[str, Engine] = {}
         self.containers: dict[str, Container] = {}
         self.started_again: dict[str, int] = {}
-        self._given = {}
+        self._given: dict[str, NodeNamespace | None] = {}
         self.last_scheduled_s = 0.0
         self._poll = MachinePoll(self._usage_rows)
         self.machine_rows: list[dict[str, Any]] = []
