@@ -50,7 +50,9 @@ class Wire:
             (self.a, ADDRESS_A, ADDRESS_B, macs[1]),
             (self.b, ADDRESS_B, ADDRESS_A, macs[0]),
         ):
-            end.run(["ip", "link", "set", "dev", "eth0", "addrgenmode", "none", "up"])
+            # no frame but the test's own: a seeded link decides frame by frame
+            end.call(lambda: Path("/proc/sys/net/ipv6/conf/eth0/disable_ipv6").write_text("1"))
+            end.run(["ip", "link", "set", "dev", "eth0", "up"])
             end.run(["ip", "addr", "add", f"{own}/24", "dev", "eth0"])
             end.run(["ip", "neigh", "replace", other, "lladdr", mac, "dev", "eth0", "nud", "permanent"])
         self.fabric.start()
