@@ -24,7 +24,7 @@ from testbed.errors import EmulationError, InputError, MissingToolError
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(120)]
 
-UNTIL_EOF = "import sys; print('up', flush=True); sys.stdin.read()"
+UNTIL_EOF = "import sys; print('here', flush=True); sys.stdin.read()"
 
 
 @pytest.fixture(scope="module")
@@ -232,13 +232,13 @@ def test_a_crashed_node_starts_again_in_the_same_network(
 ) -> None:
     listen = """
 import socket, sys
-server = socket.create_server(("10.9.9.9", 7000)); print("up", flush=True); sys.stdin.read()
+server = socket.create_server(("10.9.9.9", 7000)); print("here", flush=True); sys.stdin.read()
 """
     argv = [sys.executable, "-c", listen]
     for attempt in (1, 2):
         log = tmp_path / f"log{attempt}"
         node = engine.start("node", netns=netns, argv=argv, log_path=log)
-        wait_for(log, "up", node)
+        wait_for(log, "here", node)
         inode = subprocess.run(
             ["nsenter", f"--net={netns.path}", "ip", "-j", "link", "show", "eth0"],
             check=True,
@@ -255,7 +255,7 @@ def test_it_ends_when_its_stdin_ends(engine: Engine, netns: NodeNamespace, tmp_p
     node = engine.start(
         "node", netns=netns, argv=[sys.executable, "-c", UNTIL_EOF], log_path=tmp_path / "log"
     )
-    wait_for(tmp_path / "log", "up", node)
+    wait_for(tmp_path / "log", "here", node)
     assert node.client.stdin is not None
     node.client.stdin.close()
     assert node.wait(20) == 0
@@ -264,10 +264,10 @@ def test_it_ends_when_its_stdin_ends(engine: Engine, netns: NodeNamespace, tmp_p
 def test_stop_kills_what_does_not_listen(engine: Engine, netns: NodeNamespace, tmp_path: Path) -> None:
     deaf = """
 import signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN); print("up", flush=True); time.sleep(600)
+signal.signal(signal.SIGTERM, signal.SIG_IGN); print("here", flush=True); time.sleep(600)
 """
     node = engine.start("node", netns=netns, argv=[sys.executable, "-c", deaf], log_path=tmp_path / "log")
-    wait_for(tmp_path / "log", "up", node)
+    wait_for(tmp_path / "log", "here", node)
     assert node.stop(timeout_s=0.3) in (137, -signal.SIGKILL)
 
 
@@ -276,10 +276,10 @@ def test_usage_counts_cpu_and_memory(engine: Engine, netns: NodeNamespace, tmp_p
 import sys, time
 held = bytearray(64 * 2**20)
 while time.process_time() < 0.5: pass
-print("up", flush=True); sys.stdin.read()
+print("here", flush=True); sys.stdin.read()
 """
     node = engine.start("node", netns=netns, argv=[sys.executable, "-c", burn], log_path=tmp_path / "log")
-    wait_for(tmp_path / "log", "up", node)
+    wait_for(tmp_path / "log", "here", node)
     usage = node.usage()
     # the program's own clock is the oracle: 0.5 s burnt, plus the start of the interpreter
     assert 0.49 <= usage.cpu_usage_s < 2.0
@@ -292,13 +292,15 @@ def test_limits_are_enforced(engine: Engine, netns: NodeNamespace, tmp_path: Pat
 import time
 start = time.monotonic()
 while time.monotonic() - start < 1.0: pass
-print("up", flush=True); time.sleep(60)
+print("here", flush=True); time.sleep(60)
 """
-    limits = Limits(cpus=0.25, memory_bytes=256 * 2**20, cpuset="0")
+    controllers = cgroup.ROOT / "cgroup.controllers"  # user-mode Linux has no cpuset
+    with_cpuset = not controllers.exists() or "cpuset" in controllers.read_text()
+    limits = Limits(cpus=0.25, memory_bytes=256 * 2**20, cpuset="0" if with_cpuset else None)
     node = engine.start(
         "node", netns=netns, argv=[sys.executable, "-c", burn], log_path=tmp_path / "log", limits=limits
     )
-    wait_for(tmp_path / "log", "up", node)
+    wait_for(tmp_path / "log", "here", node)
     usage = node.usage()
     # 1 s of burning at a quarter of a core, after a start that is held to the same share
     assert usage.cpu_throttled_s > 0.3
@@ -334,7 +336,7 @@ def test_several_start_side_by_side(engine: Engine, netns: NodeNamespace, tmp_pa
         for n, log in enumerate(logs)
     ]
     for node, log in zip(nodes, logs, strict=True):
-        wait_for(log, "up", node)
+        wait_for(log, "here", node)
     assert len({node.pid for node in nodes}) == 5
     # end of stdin (0) or TERM, whichever the interpreter sees first
     assert {node.stop() for node in nodes} <= {0, 143, -signal.SIGTERM}

@@ -36,7 +36,7 @@ holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
 time.sleep(0.3)
 engine = choose_engine("podman", run_id=run_id)
 engine.prepare()
-code = "import time; print('up', flush=True); time.sleep(600)  # " + run_id
+code = "import time; print('here', flush=True); time.sleep(600)  # " + run_id
 node = engine.start("node", netns=NodeNamespace("node", f"/proc/{holder.pid}/ns/net"),
                     argv=[sys.executable, "-c", code], log_path=Path(log))
 node.wait(600)
@@ -67,7 +67,7 @@ def test_kill_9_of_the_runner_leaves_nothing(tmp_path: Path) -> None:
     log = tmp_path / "node.log"
     runner = subprocess.Popen([sys.executable, "-c", RUNNER, run_id, str(log)])
     deadline = time.monotonic() + 60
-    while not (log.exists() and "up" in log.read_text()):
+    while not (log.exists() and "here" in log.read_text()):
         assert runner.poll() is None and time.monotonic() < deadline, log.read_text() if log.exists() else ""
         time.sleep(0.02)
     before = traces_of(run_id)

@@ -44,6 +44,23 @@ def test_the_kernel_has_what_we_boot_it_for(tmp_path: Path) -> None:
     assert "system@probe" in done.output  # the kernel's datapath, not the one in user space
 
 
+def test_containers_with_the_second_version_of_control_groups(tmp_path: Path) -> None:
+    """Usage and limits, where this machine may have the first version only."""
+    options = [
+        "-q",
+        "--color=no",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "(usage or limits) and (podman or process)",
+    ]
+    command = [sys.executable, "-m", "pytest", *options, "tests/emulation/test_container.py"]
+    done = run_in_uml(command, folder=tmp_path, cwd=PROJECT, timeout_s=200)
+    print(done.output)
+    assert done.returncode == 0, done.output[-6000:]
+    assert "4 passed" in done.output
+
+
 def test_links_pass_their_own_tests_with_netem(tmp_path: Path) -> None:
     """The tests of the links, which may run with the delay line on this machine, with netem instead."""
     tests = sorted(
