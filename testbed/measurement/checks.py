@@ -274,8 +274,8 @@ def link_bytes(inputs: Inputs, limit: float) -> Finding:
     if worst is None:
         return Finding(None, "no link carried enough messages, or its kernel counters were not polled")
     return Finding(worst[0], f"the kernel counted {worst[2] / 1e3:.0f} kB on {worst[1]}, the messages had "
-                             f"{worst[3] / 1e3:.0f} kB: {worst[0]:.1%} beyond what headers explain (limit {limit:.1%}); "
-                             "look for other traffic on the link, or messages that took another way")
+                             f"{worst[3] / 1e3:.0f} kB: {worst[0]:.1%} beyond what headers explain (limit {limit:.1%});"
+                             " look for other traffic on the link, or messages that took another way")
 
 
 def _calibrated(inputs: Inputs, asked_key: str, measured_key: str, limit: float) -> Finding:

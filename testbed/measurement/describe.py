@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from testbed.measurement import format as fmt
@@ -37,8 +37,10 @@ def components_markdown() -> str:
 
 def limits_markdown() -> str:
     """Validity checks with their default limits."""
-    rows = [(f"`{limit.name}`", limit.what, f"{'≥' if limit.at_least else '≤'} {fmt.quantity(limit.default, limit.unit)}",
-             limit.why) for limit in LIMITS]
+    rows = []
+    for limit in LIMITS:
+        sign = "≥" if limit.at_least else "≤"
+        rows.append((f"`{limit.name}`", limit.what, f"{sign} {fmt.quantity(limit.default, limit.unit)}", limit.why))
     return _table(("check", "what is measured", "default", "why it matters"), rows)
 
 
@@ -67,7 +69,7 @@ def main(folder: str) -> None:
             print(f"refreshed {page}")
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows])
 

@@ -100,7 +100,8 @@ def _row(group: Group) -> dict[str, Any]:
                 "note": estimate.note, "mark": "~" if estimate.note.startswith("indicative") else ""}
 
     return {
-        "policy": group.policy, "point": point_label(group), "repeats": len(group.trials), "verdict": verdict(group.trials),
+        "policy": group.policy, "point": point_label(group), "repeats": len(group.trials),
+        "verdict": verdict(group.trials),
         "requests": f"{group.value('requests') or 0:.0f}", "failed": f"{group.value('failed') or 0:.0f}",
         "exits": [(name, fmt.share(value)) for name, value in group.family("exit_share").items()],
         **{name: cell(name) for name in ("accuracy", "latency_p50", "latency_p95", "latency_p99", "latency_max",
