@@ -16,10 +16,10 @@ RATE_SLACK_BPS = 50_000  # absolute tolerance of a calibrated rate: two packets 
 RTT_SLACK_SHARE = 0.05  # relative tolerance of a calibrated round trip, beside the absolute one
 BUSY = 0.95  # a window in which all cores together did this much counts as saturated
 MIN_BUSY_WINDOWS = 5  # below this, delivered bytes say nothing about the link
-FRAME_BYTES = 1_514
+PACKET_BYTES = 1_500
 OVERRUN_SHARE, OVERRUN_NS = 1.05, 1_000_000
 MSS_BYTES = 1_448  # TCP payload of a full frame with time stamps
-SEGMENT_HEADER_BYTES = 66  # Ethernet 14, IPv4 20, TCP with time stamps 32
+SEGMENT_HEADER_BYTES = 52  # IPv4 20, TCP with time stamps 32; links count IP bytes
 GSO_BYTES = 65_536  # a segmentation-offloaded packet may be counted with a single header
 CONNECTION_BYTES = 6 * SEGMENT_HEADER_BYTES  # handshake and close, per direction, at most
 SIDE_TRAFFIC_BYTES_PER_S = 300  # address resolution, health probes, keep-alive
@@ -122,9 +122,9 @@ def delivered(inputs: Inputs, limit: float) -> Finding:
         busy = (polls["backlog_bytes"].to_numpy("float64")[:-1] >= allowed) & (allowed > 0)
         if busy.sum() < MIN_BUSY_WINDOWS:
             continue
-        # a run of neighbouring busy windows is uncertain by about a frame at each of its two ends
+        # a run of neighbouring busy windows is uncertain by about a packet at each of its two ends
         runs = int(np.diff(np.concatenate(([0], busy.astype(int), [0]))).clip(min=0).sum())
-        off = max(0.0, abs(sent[busy].sum() - allowed[busy].sum()) - 2 * FRAME_BYTES * runs**0.5)
+        off = max(0.0, abs(sent[busy].sum() - allowed[busy].sum()) - 2 * PACKET_BYTES * runs**0.5)
         error = off / allowed[busy].sum()
         if worst is None or error > worst[0]:
             worst = error, name, sent[busy].sum() / allowed[busy].sum()
@@ -267,7 +267,7 @@ def link_bytes(inputs: Inputs, limit: float) -> Finding:
             low = 0.0  # what a request that failed really sent is not known
         dropped = polls["dropped_packets"].dropna()
         if len(dropped):  # a packet that was lost was sent again
-            high += FRAME_BYTES * float(dropped.iloc[-1] - dropped.iloc[0])
+            high += PACKET_BYTES * float(dropped.iloc[-1] - dropped.iloc[0])
         off = max(0.0, low - counted, counted - high) / size
         if worst is None or off > worst[0]:
             worst = off, name, counted, size

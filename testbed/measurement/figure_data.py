@@ -145,16 +145,9 @@ def _curves(trial: Trial, start: int, end: float) -> list[dict[str, Any]]:
         for direction in ("up", "down"):
             side = rows[rows["direction"].eq(direction).fillna(False)].sort_values("t_ns", kind="stable")
             traced = side["trace"].notna().any() or bool((link.get(direction) or {}).get("trace"))
-            target = side[side["target_rate_bps"].notna()]
-            if not traced or not len(target):
-                curve[direction] = None
-                continue
-            t = (target["t_ns"] - start).to_numpy("float64") / 1e9
-            curve[direction] = {
-                "t": _round(edges, 3), "rate": _round(_bin_hold(t, target["target_rate_bps"].to_numpy("float64"),
-                                                                edges) / 1e6, 4),
-                "sent": _delivered(side, start, edges),
-            }
+            rate = _allowed(side, start, edges) if traced else None
+            curve[direction] = None if rate is None else {
+                "t": _round(edges, 3), "rate": rate, "sent": _mbps(side, "tx_bytes", start, edges)}
         curves.append(curve)
     # the links that replay a trace first, then those that only carry a fixed rate
     return sorted(curves, key=lambda c: (c["up"] is None and c["down"] is None, c["name"]))
@@ -169,13 +162,24 @@ def _bin_hold(t: FloatArray, value: FloatArray, edges: FloatArray) -> FloatArray
     return np.asarray(np.diff(at) / np.diff(edges), dtype=np.float64)
 
 
-def _delivered(side: pd.DataFrame, start: int, edges: FloatArray) -> list[float] | None:
-    polls = side[side["tx_bytes"].notna()]
+def _allowed(side: pd.DataFrame, start: int, edges: FloatArray) -> list[float] | None:
+    """Mbit/s of the trace per bin: from its cumulative bytes where they are known, else from the target rate."""
+    exact = _mbps(side, "allowed_bytes", start, edges)
+    target = side[side["target_rate_bps"].notna()]
+    if exact is not None or not len(target):
+        return exact
+    t = (target["t_ns"] - start).to_numpy("float64") / 1e9
+    return _round(_bin_hold(t, target["target_rate_bps"].to_numpy("float64"), edges) / 1e6, 4)
+
+
+def _mbps(side: pd.DataFrame, column: str, start: int, edges: FloatArray) -> list[float] | None:
+    """Mean rate per bin of a cumulative byte count; None where it was not polled."""
+    polls = side[side[column].notna()]
     if len(polls) < 2:
         return None
     t = (polls["t_ns"] - start).to_numpy("float64") / 1e9
-    sent = np.interp(edges, t, polls["tx_bytes"].to_numpy("float64"))
-    return _round(np.diff(sent) * 8 / np.diff(edges) / 1e6, 4)
+    total = np.interp(edges, t, polls[column].to_numpy("float64"))
+    return _round(np.diff(total) * 8 / np.diff(edges) / 1e6, 4)
 
 
 def _dots(rows: pd.DataFrame) -> dict[str, Any]:

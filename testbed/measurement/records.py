@@ -114,23 +114,24 @@ HOPS = _table(
 
 LINKS = _table(
     "links",
-    "one row per shaper update and per 100 ms poll of a link's direction",
+    "one row per link, direction and 100 ms poll",
     ("run_id", "", "str", "trial that the row belongs to"),
-    ("t_ns", "ns", "int", "instant of the update or poll"),
+    ("t_ns", "ns", "int", "instant of the poll"),
     ("link", "", "str", "link's name"),
     ("direction", "", "str", "up or down"),
     ("trace", "", "str", "trace that is replayed; empty for a fixed rate"),
     ("trace_offset_ns", "ns", "int", "position in the trace"),
-    ("target_rate_bps", "bit/s", "float", "rate that the trace or file asks for"),
-    ("applied_rate_bps", "bit/s", "float", "rate that was set in the kernel"),
-    ("apply_lag_ns", "ns", "int", "update done minus update due; empty in polls"),
+    ("target_rate_bps", "bit/s", "float", "fixed rate, or mean of the trace since the poll before"),
+    ("applied_rate_bps", "bit/s", "float", "what of it was set in the kernel (0 while the link is down)"),
+    ("apply_lag_ns", "ns", "int", "latest update since the poll before: done minus due, maximum"),
     ("target_delay_s", "s", "float", "one-way delay asked for"),
     ("target_loss", "", "float", "loss probability asked for"),
-    ("tx_bytes", "bytes", "int", "kernel's count of bytes sent since the link was made"),
+    ("tx_bytes", "bytes", "int", "kernel's count of IP bytes sent since the link was made"),
     ("tx_packets", "", "int", "kernel's count of packets sent since the link was made"),
     ("dropped_packets", "", "int", "kernel's count of packets dropped since the link was made"),
-    ("backlog_bytes", "bytes", "int", "bytes waiting in the link's queue"),
-    ("allowed_bytes", "bytes", "int", "bytes that the trace allowed since the replay began, cumulative"),
+    ("backlog_bytes", "bytes", "int", "IP bytes waiting in the link's queue"),
+    ("allowed_bytes", "bytes", "int", "IP bytes that the trace allowed since the replay began, cumulative"),
+    ("apply_lag_p50_ns", "ns", "int", "as apply_lag_ns, median"),
 )
 
 NODES = _table(

@@ -274,19 +274,17 @@ def _link_rows(run_id: str, wires: dict[tuple[str, str], Wire], grid: np.ndarray
         tx = wire.tx_bytes(grid)
         milliseconds = np.arange(len(wire.cumulative))
         trace = None if link == "edge1-cloud1" else f"traces/synthetic-lte-{direction}.csv"
-        poll = pd.DataFrame({
-            "t_ns": START_NS + grid, "tx_bytes": tx.astype("int64"), "tx_packets": (tx / 900).astype("int64"),
-            "dropped_packets": 0, "backlog_bytes": wire.backlog(grid).astype("int64"),
-            "allowed_bytes": np.interp(grid / 1e6, milliseconds, wire.cumulative).astype("int64"),
-        })
-        steps = np.arange(0, int(grid[-1]), 10_000_000)
-        update = pd.DataFrame({
-            "t_ns": START_NS + steps, "trace_offset_ns": steps, "trace": trace,
-            "target_rate_bps": wire.rate_bps[steps // 1_000_000], "applied_rate_bps": wire.rate_bps[steps // 1_000_000],
-            "apply_lag_ns": rng.gamma(2, 80_000, len(steps)).astype("int64"),
-        }) if trace else pd.DataFrame({"t_ns": [START_NS], "target_rate_bps": [1e8], "applied_rate_bps": [1e8]})
-        parts.append(pd.concat([poll, update]).assign(run_id=run_id, link=link, direction=direction, trace=trace,
-                                                      target_delay_s=wire.delay_ns / 1e9))
+        allowed = np.interp(grid / 1e6, milliseconds, wire.cumulative)
+        before = np.concatenate(([0], np.diff(allowed) * 8 / 0.1))
+        lag = rng.gamma(2, 80_000, len(grid)).astype("int64")
+        parts.append(pd.DataFrame({
+            "run_id": run_id, "t_ns": START_NS + grid, "link": link, "direction": direction, "trace": trace,
+            "trace_offset_ns": grid if trace else None, "target_rate_bps": before if trace else 1e8,
+            "applied_rate_bps": before if trace else 1e8, "apply_lag_ns": lag if trace else None,
+            "apply_lag_p50_ns": lag // 3 if trace else None, "target_delay_s": wire.delay_ns / 1e9,
+            "tx_bytes": tx.astype("int64"), "tx_packets": (tx / 900).astype("int64"), "dropped_packets": 0,
+            "backlog_bytes": wire.backlog(grid).astype("int64"), "allowed_bytes": allowed.astype("int64"),
+        }))
     return pd.concat(parts).sort_values("t_ns", kind="stable")
 
 

@@ -236,6 +236,6 @@ def test_acknowledgements_of_the_other_direction_are_headers(inputs):
     links = inputs.links.copy()
     down = (links["link"] == "device1-edge1") & (links["direction"] == "down") & links["tx_bytes"].notna()
     count = int((inputs.hops["link"] == "device1-edge1").sum() / 2)
-    extra = np.linspace(0, count * 3 * 66, int(down.sum()))  # three acknowledgements per upload of 4610 bytes
+    extra = np.linspace(0, count * 3 * 52, int(down.sum()))  # three acknowledgements per upload of 4610 bytes
     links.loc[down, "tx_bytes"] += extra.astype("int64")
     assert judge(replace(inputs, links=links)).get("link_bytes_error").passed
