@@ -331,6 +331,11 @@ class LinkFabric:
     # ---- inside ------------------------------------------------------------------------------------------
 
     @property
+    def run_dir(self) -> Path:
+        """Where the tables and logs go."""
+        return self._run_dir
+
+    @property
     def links(self) -> Iterable[FabricLink]:
         return self._links.values()
 

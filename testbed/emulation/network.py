@@ -15,6 +15,7 @@ from mininet.node import Host, Node, Switch
 from testbed.emulation.fabric import LinkFabric
 from testbed.emulation.link import DirectionSpec, ShapedLink
 from testbed.emulation.netns import NetNamespace
+from testbed.emulation.sdn.process import SoftwareDefinedNetwork, fail_link, joins_switches, map_of
 from testbed.errors import EmulationError
 from testbed.schema.topology import Topology
 
@@ -67,6 +68,8 @@ class Network:
         self.topology = topology
         self.fabric = fabric
         self.addresses = addresses(topology)
+        self.sdn = SoftwareDefinedNetwork(fabric.run_dir) if topology.switch == "ovs" else None
+        switch_options = self.sdn.switch_options if self.sdn is not None else {}
         self.net = Mininet(topo=None, build=False, controller=None, switch=Bridge, waitConnected=False)
         self.hosts: dict[str, Host] = {}
         self.switches: dict[str, Switch] = {}
@@ -82,7 +85,7 @@ class Network:
             self.hosts[name] = self.net.addHost(
                 name, cls=cls, ip=f"{self.addresses[name]}/{NETWORK.prefixlen}", mac=_mac(i), **options)
             if name not in leaves and len(topology.node_names) > 1:
-                self.switches[name] = self.net.addSwitch(f"s{len(self.switches) + 1}")
+                self.switches[name] = self.net.addSwitch(f"s{len(self.switches) + 1}", **switch_options)
                 joint = self.net.addLink(self.hosts[name], self.switches[name], cls=PlainLink, intf=Intf)
                 for intf in (joint.intf1, joint.intf2):  # what leaves here enters shaped links behind the switch
                     fabric.one_packet_at_a_time(NetNamespace.of_process(intf.node.pid), intf.name)
@@ -99,8 +102,12 @@ class Network:
         """Configure addresses and start the switches. Raises EmulationError."""
         try:
             self.net.build()
-            for switch in self.switches.values():
-                switch.start([])
+            if self.sdn is not None:
+                described = map_of(self.switches, self.hosts, self.links)
+                self.sdn.start(described, self.switches.values(), self.hosts.values())
+            else:
+                for switch in self.switches.values():
+                    switch.start([])
             self._neighbours()
         except (OSError, subprocess.SubprocessError, AssertionError) as error:
             raise EmulationError(f"the network could not be built: {error}") from error
@@ -122,11 +129,22 @@ class Network:
         return int(self.hosts[node].pid)
 
     def set_link_down(self, link: str, down: bool, directions: Sequence[str] = ("up", "down")) -> None:
-        """Let a link carry nothing (its queues hold what they can), or let it carry again."""
+        """Let a link carry nothing (its queues hold what they can), or let it carry again.
+
+        With ``switch: ovs``, a link between two switches is cut: its ports go down, and the controller routes around it.
+        One direction alone fails silently, as it does in life.
+        """
+        cut = self.sdn is not None and joins_switches(self.links[link]) and len(set(directions)) == 2
+        if cut and not down:
+            fail_link(self.links[link], False)
         self.fabric.set_down(link, down, directions)
+        if cut and down:
+            fail_link(self.links[link], True)
 
     def stop(self) -> None:
         """Stop Mininet; ending the sandbox does the same at no cost."""
+        if self.sdn is not None:
+            self.sdn.stop()
         self.net.stop()
 
 
