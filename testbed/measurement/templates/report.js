@@ -152,6 +152,7 @@
       labels.push({ i, text, w, x: Math.min(cx + 10, W - m.r - w), y: cy - 10, cx, cy });
     }
     spread(labels, 17);
+    const dots = [];
     for (const l of labels) {
       const s = D.series[l.i], t = D.tradeoff[l.i], dot = svg("circle", { cx: l.cx, cy: l.cy, r: 7, style: `fill:${color(s)};stroke:var(--card)`, "stroke-width": 2 });
       dot.addEventListener("pointermove", (event) => figure.show(event, label(s), [
@@ -159,8 +160,10 @@
         { name: "p50", value: msText(t.p50) }, { name: "p95", value: msText(t.p95) }, { name: "in time", value: percent(t.deadline) }]));
       dot.addEventListener("pointerleave", () => figure.hide());
       const text = svg("text", { x: l.x, y: Math.max(12, l.y), class: "strong", style: "paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round" }, l.text);
-      root.append(text, dot);
+      root.append(text);
+      dots.push(dot);
     }
+    root.append(...dots);
   });
 
   /* Bandwidth over time with the requests below it */
