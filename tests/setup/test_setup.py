@@ -58,6 +58,7 @@ class Machine:
 
     @staticmethod
     def program(path: Path, text: str) -> None:
+        path.unlink(missing_ok=True)  # it may be a link to this machine's own program: never write through it
         path.write_text(text)
         path.chmod(0o755)
 
