@@ -55,10 +55,9 @@ class RunProgress:
         elif kind == "finished":
             self._finish(expected)
             self._say(f"{head}: {event.get('verdict')} in {event.get('seconds', 0):.0f} s")
-        elif kind in ("failed", "error"):
-            if kind == "failed":
-                self._finish(expected)
-                self._say(f"{head}: failed")
+        elif kind == "failed":
+            self._finish(expected)
+            self._say(f"{head}: failed")
 
     def _finish(self, expected: float) -> None:
         self._done += expected

@@ -60,7 +60,8 @@ class EventSchedule:
                 return [(at, f"link_up {event.link}", end)]
             actions = [(at, f"{event.kind} {event.link}", begin)]
             if event.duration is not None:
-                actions.append((at + event.duration, f"{'handover done' if event.kind == 'handover' else 'link_up'} {event.link}", end))
+                over = "handover done" if event.kind == "handover" else "link_up"
+                actions.append((at + event.duration, f"{over} {event.link}", end))
             return actions
         if event.kind in ("partition", "heal"):
             begin, end = self._partition(event, True), self._partition(event, False)

@@ -26,7 +26,6 @@ from testbed.experiment.directions import Specs, calibration_target, direction_s
 from testbed.experiment.events import EventSchedule
 from testbed.experiment.nodes import NodeSet
 from testbed.experiment.trials import devices_of
-from testbed.measurement.atomic import write_json_atomic
 from testbed.schema.scenario import PlanSpec, PolicySpec, Scenario
 from testbed.workload.arrivals import generator
 

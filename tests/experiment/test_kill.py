@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import QUICKSTART, ROOT, SHORT, logs, command, trial_folders
+from tests.running import QUICKSTART, ROOT, SHORT, command, logs, trial_folders
 
 pytestmark = [pytest.mark.net, pytest.mark.container]
 TWO_PLANS = ["--set", "policies=[device-only, edge-only]"]
