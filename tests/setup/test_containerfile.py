@@ -36,9 +36,7 @@ def test_everything_copied_from_the_project_is_there(instructions: list[tuple[st
 
 
 def test_its_python_is_one_that_the_project_supports(instructions: list[tuple[str, str]]) -> None:
-    version = next(rest for name, rest in instructions if name == "ARG" and rest.startswith("PYTHON=")).split(
-        "="
-    )[1]
+    version = next(rest for name, rest in instructions if name == "ARG" and rest.startswith("PYTHON=")).split("=")[1]
     required = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["requires-python"]
     low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", required).groups()  # type: ignore[union-attr]
     assert int(low) <= int(version.split(".")[1]) < int(high)

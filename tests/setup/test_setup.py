@@ -48,7 +48,7 @@ class Machine:
         self.system("debian", "12")
         self.bin.mkdir()
         for name in TOOLS.split():
-            (self.bin / name).symlink_to(shutil.which(name) or f"/bin/{name}")
+            shutil.copy(shutil.which(name) or f"/bin/{name}", self.bin / name)  # never a link to be written through
         for name in ("mnexec", "iperf3", "ip", "docker"):
             self.program(self.bin / name, "#!/bin/sh\n")
         for name in ("apt-get", "dpkg"):
@@ -58,7 +58,6 @@ class Machine:
 
     @staticmethod
     def program(path: Path, text: str) -> None:
-        path.unlink(missing_ok=True)  # it may be a link to this machine's own program: never write through it
         path.write_text(text)
         path.chmod(0o755)
 
@@ -143,10 +142,7 @@ def test_without_root_and_sudo_it_says_what_root_must_do(machine: Machine) -> No
     machine.program(machine.bin / "id", "#!/bin/sh\necho 1000\n")
     done = machine.set_up()
     assert done.returncode == 3
-    assert (
-        "there is no sudo" in done.stderr
-        and "apt-get install -y --no-install-recommends mininet" in done.stderr
-    )
+    assert "there is no sudo" in done.stderr and "apt-get install -y --no-install-recommends mininet" in done.stderr
 
 
 def test_without_root_sudo_is_used_for_apt_alone_and_announced(machine: Machine) -> None:
@@ -183,18 +179,14 @@ def test_an_unknown_system_can_be_insisted_on(machine: Machine) -> None:
 
 def test_make_sets_up_before_it_runs_anything() -> None:
     for goal, command in (("run", "testbed run scenarios/quickstart.yaml"), ("test", "-m pytest tests")):
-        shown = subprocess.run(
-            ["make", "-n", goal], cwd=PROJECT, capture_output=True, text=True, check=True
-        ).stdout
+        shown = subprocess.run(["make", "-n", goal], cwd=PROJECT, capture_output=True, text=True, check=True).stdout
         assert shown.index(f"tools/setup.sh {goal}") < shown.index(command)
 
 
 def test_scripts_are_clean() -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed (apt-get install shellcheck)")
-    done = subprocess.run(
-        ["shellcheck", "tools/setup.sh", ".ci/run"], cwd=PROJECT, capture_output=True, text=True
-    )
+    done = subprocess.run(["shellcheck", "tools/setup.sh", ".ci/run"], cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -210,9 +202,7 @@ def test_every_pin_is_exact_and_every_dependency_is_pinned() -> None:
         return re.sub(r"[-_.]+", "-", re.split(r"[=<>\[;! ]", name)[0]).lower()
 
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + [
-        name for extra in project["optional-dependencies"].values() for name in extra
-    ]
+    wanted = project["dependencies"] + [name for extra in project["optional-dependencies"].values() for name in extra]
     assert {plain(name) for name in wanted} <= {plain(pin) for pin in pins}
 
 
