@@ -144,8 +144,10 @@ class Device:
             "request_id": observation.request_id, "sample_index": sample, "device": self.name,
             "phase": "warmup" if index < config["warmup_requests"] else "measure",
             "scheduled_ns": scheduled_ns, "issued_ns": issued_ns, "completed_ns": outcome.completed_ns,
-            "status": outcome.status, "error_type": outcome.error_type, "policy": config["policy_name"],
-            "plan": plan.label, "model": plan.steps[-1].model, "split_point": split, "exit_id": outcome.exit_id,
+            "status": outcome.status, "policy": config["policy_name"],
+            # answered, but by the device's own fallback: the row says so, and why
+            "error_type": f"fallback:{outcome.remote_error}" if ok and outcome.used_fallback else outcome.error_type,
+            "plan": plan.label, "model": outcome.final_model or plan.steps[-1].model, "split_point": split, "exit_id": outcome.exit_id,
             "exit_confidence": outcome.exit_confidence, "final_node": outcome.final_node,
             "tiers_used": "+".join(dict.fromkeys(tiers)), "codec": "+".join(dict.fromkeys(sent)) or None,
             "request_bytes": outcome.request_bytes, "response_bytes": outcome.response_bytes,
@@ -173,10 +175,11 @@ class Device:
         """Passive bandwidth estimate from this device's own finished uploads, and what the policy wants to know."""
         self.last_latency_s = (outcome.completed_ns - scheduled_ns) / 1e9
         for hop in outcome.hops:
-            if hop["src_node"] == self.name != hop["dst_node"] and (hop.get("payload_bytes") or 0) >= UPLINK_MIN_BYTES:
-                duration_ns = hop["recv_last_ns"] - hop["send_start_ns"]
+            size_bytes, arrived_ns = hop.get("payload_bytes") or 0, hop.get("recv_last_ns")
+            if hop["src_node"] == self.name != hop["dst_node"] and size_bytes >= UPLINK_MIN_BYTES and arrived_ns:
+                duration_ns = arrived_ns - hop["send_start_ns"]
                 if duration_ns > 0:
-                    self.uplink_bps[hop["dst_node"]] = hop["payload_bytes"] * 8e9 / duration_ns
+                    self.uplink_bps[hop["dst_node"]] = size_bytes * 8e9 / duration_ns
                     self.uplink_ns[hop["dst_node"]] = outcome.completed_ns
         self.policy.observe(Outcome(request_id, plan, outcome.status, self.last_latency_s, outcome.exit_id,
                                     outcome.exit_confidence, outcome.final_node))
