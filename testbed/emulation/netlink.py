@@ -1,9 +1,9 @@
 """Hand-made netlink for one job: a token bucket (TBF) on an interface, changed in place at a few microseconds each.
 
-What a bucket counts: in a fixed rate IP-layer bytes, by a size table (TCA_STAB) that takes the Ethernet header off; the
-kernel ignores the table for packets that the bucket itself cut from a 64 KB segment, and counts 14 bytes too many for
-each of those. In credits and open buckets whole frames, for every kind of packet alike, so that 14 bytes per packet can
-be taken off exactly afterwards.
+What a bucket counts: IP-layer bytes where a size table (TCA_STAB) takes the Ethernet header off; but the kernel
+ignores the table for packets that the bucket itself cut from a 64 KB segment, and counts 14 bytes too many for each.
+Without the table, whole frames, for every kind of packet alike: 14 bytes per packet can be taken off exactly
+afterwards. A queued packet keeps the size it was given when it came, so an interface must not change between the two.
 """
 
 from __future__ import annotations
@@ -96,19 +96,18 @@ def tbf_message(
 
 
 def fixed_message(
-    ifindex: int, limit: int, rate_bps: int | None, mtu: int, burst_bytes: int | None = None
+    ifindex: int, limit: int, rate_bytes: int | None, mtu: int, ip_bytes: bool, burst_bytes: int | None = None
 ) -> bytes:
     """A steady rate, or none (34 Gbit/s, and whole 64 KB segments).
 
     The bucket holds one packet and 2 ms of the rate unless told otherwise: enough to make up for a late timer, and
     the most that a transfer after a pause can be ahead of an ideal link.
     """
-    rate_bytes = 0xFFFFFFFF if rate_bps is None else max(1, rate_bps // 8)
+    if rate_bytes is None:
+        rate_bytes = 0xFFFFFFFF
     if burst_bytes is None:  # the header: a packet that was cut from a segment must fit, too
         burst_bytes = mtu + ETHERNET_HEADER_BYTES + rate_bytes // 500
-    return tbf_message(
-        ifindex, limit=limit, rate_bytes=rate_bytes, burst_bytes=burst_bytes, ip_bytes=rate_bps is not None
-    )
+    return tbf_message(ifindex, limit=limit, rate_bytes=rate_bytes, burst_bytes=burst_bytes, ip_bytes=ip_bytes)
 
 
 def closed_message(ifindex: int, limit: int, mtu: int, ip_bytes: bool) -> bytes:

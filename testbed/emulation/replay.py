@@ -61,6 +61,8 @@ class Direction:
         self.replaying = False
         self._ifindex, self._mtu, self._limit = int(fields["ifindex"]), int(fields["mtu"]), int(fields["limit"])
         self._packets = fields["limit_kind"] == "packets"
+        # whether the bucket counts IP bytes (a fixed rate) or frames (credits; no limit): see `netlink`
+        self._counts_ip = self.trace is None and self._rate_bps is not None
         self._socket, self._request = socket, socket.stats_request(int(fields["ifindex"]))
         self._kick = Kicker(namespace, str(fields["interface"]), self._mtu)
         self._installed = False
@@ -92,15 +94,20 @@ class Direction:
         if self.down or self.held or rate_bps == 0:
             self._set(self._closed())
             return
+        rate_bytes = None if rate_bps is None else max(1, rate_bps // 8)
+        largest, by_table = self._mtu, self._counts_ip
+        if not by_table:  # frames: exact for full packets
+            largest += netlink.ETHERNET_HEADER_BYTES
+            rate_bytes = None if rate_bytes is None else max(1, rate_bytes * largest // self._mtu)
         if self._installed:  # wake the bucket while its largest packet is still smaller than the kick
-            self._set(netlink.fixed_message(self._ifindex, self._limit, rate_bps, self._mtu, burst_bytes=self._mtu))
+            self._set(self._fixed(rate_bytes, largest))
             self._kick()
-        self._set(netlink.fixed_message(self._ifindex, self._limit, rate_bps, self._mtu))
+        self._set(self._fixed(rate_bytes))
 
-    @property
-    def _counts_ip(self) -> bool:
-        """Whether the bucket counts IP bytes (a fixed rate) or frames."""
-        return not self.stepping and self._fixed_bps is not None
+    def _fixed(self, rate_bytes: int | None, burst_bytes: int | None = None) -> bytes:
+        return netlink.fixed_message(
+            self._ifindex, self._limit, rate_bytes, self._mtu, self._counts_ip, burst_bytes=burst_bytes
+        )
 
     def _closed(self) -> bytes:
         return netlink.closed_message(self._ifindex, self._limit, self._mtu, self._counts_ip)
@@ -125,7 +132,6 @@ class Direction:
 
     def set_rate(self, rate_bps: int | None) -> None:
         """A fixed rate instead of what the file says; None goes back to it."""
-        self.refresh()  # what was sent so far was counted the old way
         self._override_bps = rate_bps
         if self.stepping:
             self._balance = 0
@@ -247,7 +253,7 @@ class Direction:
             applied = "0" if self.down else target
         elif self._fixed_bps is not None:
             target = str(self._fixed_bps)
-            applied = "0" if self.down or self.held else str((stats.rate_bytes or 0) * 8)
+            applied = "0" if self.down or self.held else str(self.rate_readback_bps)
         if self.replaying:
             allowed = str(self.allowed_bytes)
             if self.trace is not None:
@@ -263,6 +269,12 @@ class Direction:
             f"{self.delay_s:.9g},{self.loss:.9g},{self.sent_bytes},{stats.sent_packets},{self.dropped},"
             f"{self.backlog_bytes},{allowed},{median}\n"
         )
+
+    @property
+    def rate_readback_bps(self) -> int:
+        """IP-layer rate that the kernel holds."""
+        rate_bps = (self.last.rate_bytes or 0) * 8
+        return rate_bps if self._counts_ip else -(-rate_bps * self._mtu // (self._mtu + netlink.ETHERNET_HEADER_BYTES))
 
     @property
     def backlog_bytes(self) -> int:
@@ -292,7 +304,7 @@ class Direction:
         self.refresh()
         lags = np.frombuffer(self.lags_ns, dtype=np.int64) if self.lags_ns else np.zeros(0, np.int64)
         quantiles = np.quantile(lags, (0.5, 0.99, 1.0)).astype(int).tolist() if len(lags) else (None, None, None)
-        rate = self.last.rate_bytes
+        fixed = not self.stepping and not self.down and bool(self._fixed_bps)
         return {
             **self.counters(),
             "updates": len(lags),
@@ -301,8 +313,8 @@ class Direction:
             "apply_lag_max_ns": quantiles[2],
             "missed_steps": self.missed_steps,
             "step_ns": self.step_ns,
-            "rate_asked_bps": None if self.replaying else self._fixed_bps,
-            "rate_readback_bps": None if self.replaying or self._fixed_bps is None or rate is None else rate * 8,
+            "rate_asked_bps": self._fixed_bps if fixed else None,
+            "rate_readback_bps": self.rate_readback_bps if fixed else None,
         }
 
 
