@@ -65,6 +65,7 @@ class _Job:
     stop: int
     tensor: NDArray[np.float32]
     rule: ExitRule
+    final_answers: bool
     queue_start_ns: int
     deadline_ns: int | None
     loop: asyncio.AbstractEventLoop
@@ -91,6 +92,7 @@ class Worker:
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._waiting, self._running, self._closed = 0, 0, False
         self._thread: threading.Thread | None = None
+        self.held, self.overruns, self.overrun_max_ns = 0, 0, 0  # computations held to a profile; those too slow for it
 
     @property
     def queue_depth(self) -> int:
@@ -124,11 +126,13 @@ class Worker:
 
     async def execute(self, model: str, start: int, stop: int, tensor: NDArray[np.float32],
                       rule: ExitRule | None = None, *, queue_start_ns: int | None = None,
-                      deadline_ns: int | None = None) -> StageResult:
+                      deadline_ns: int | None = None, final_answers: bool = True) -> StageResult:
         """Queue one step and wait for its result.
 
         Parameters: tensor (N, *shape at `start`); `queue_start_ns`, the instant from which queueing counts (now when
-        absent); `deadline_ns`, the instant after which it is not worth starting. All on CLOCK_MONOTONIC.
+        absent); `deadline_ns`, the instant after which it is not worth starting, both on CLOCK_MONOTONIC;
+        `final_answers`, whether the final exit answers in any case: not when a stronger model stands behind this one
+        in the plan, where the rule decides at the final exit too.
         Raises UnknownModel, BadInput, Expired, WorkerClosed.
         """
         rule = rule or ExitRule()
@@ -136,7 +140,7 @@ class Worker:
         if self._closed:
             raise WorkerClosed("the worker is closed")
         loop = asyncio.get_running_loop()
-        job = _Job(self.models[model], start, stop, np.asarray(tensor, np.float32), rule,
+        job = _Job(self.models[model], start, stop, np.asarray(tensor, np.float32), rule, final_answers,
                    time.monotonic_ns() if queue_start_ns is None else queue_start_ns, deadline_ns, loop,
                    loop.create_future())
         if self._thread is None:
@@ -188,8 +192,11 @@ class Worker:
             raise Expired("the deadline passed while the request waited")
         loaded, rule = job.loaded, job.rule
         model, exit_after = loaded.model, loaded.info.exit_after
-        answers = max((i for i in exit_after if job.start <= i < job.stop), default=-1) \
-            if rule.kind == "always" else loaded.info.num_stages - 1
+        answers = -1  # the stage whose exit answers without being asked
+        if rule.kind == "always":
+            answers = max(i for i in exit_after if job.start <= i < job.stop)
+        elif job.final_answers:
+            answers = loaded.info.num_stages - 1
         heads: list[int] = []
         exit_id, confidence = None, None
         tensor = job.tensor if job.tensor.flags.writeable else job.tensor.copy()
@@ -214,6 +221,8 @@ class Worker:
         if service_s is not None:
             service_ns = round(service_s * 1e9) * len(tensor)
             overrun_ns = max(0, time.monotonic_ns() - (start_ns + service_ns))
+            self.held, self.overruns = self.held + 1, self.overruns + (overrun_ns > 0)
+            self.overrun_max_ns = max(self.overrun_max_ns, overrun_ns)
             hold_until(start_ns + service_ns)
         return StageResult(output, exit_id, confidence, job.start, stop, job.queue_start_ns, start_ns,
                            time.monotonic_ns(), service_ns, overrun_ns)
