@@ -26,6 +26,8 @@ _REMEDY = "apt-get install openvswitch-switch, or write switch: bridge in the to
 _START_TIMEOUT_S = 15.0
 _SO_SNDBUFFORCE = 32
 _SYS_PIDFD_GETFD = 438  # the same on every architecture
+# to an address that bridges keep to themselves, of the type for local experiments; 60 bytes
+_IGNORED_FRAME = "0180c200000e" + "020000000000" + "88b5" + "00" * 46
 _SOCKET = re.compile(r"^socket:\[(\d+)\]$")
 
 
@@ -105,14 +107,16 @@ class OpenVSwitch:
         return {"openvswitch": self.version, "datapath": self.datapath, "openflow": OPENFLOW,
                 "send_buffer_bytes": self.send_buffer_bytes}
 
-    def widen_send_buffers(self, size_bytes: int = SEND_BUFFER_BYTES) -> None:
-        """Give the user-space datapath's packet sockets room for what waits in shaped links; call when all ports exist.
+    def widen_send_buffers(self, switch: str, port: int, size_bytes: int = SEND_BUFFER_BYTES) -> None:
+        """Give the user-space datapath room for what waits in shaped links; call when a switch exists.
 
-        That datapath sends to all ports through few sockets, and a packet waiting in a link's queue counts against its
-        socket: about 90 full packets waiting on one slow link would make the switch drop packets for *every* port.
+        That datapath sends to all ports of all switches through one packet socket, and a packet waiting in a link's
+        queue counts against it: with the usual buffer, 94 full packets waiting on one slow link made the switches drop
+        nearly every packet to *every* port. The socket is made at the first packet, so one that all hosts ignore is sent.
         """
         if self.datapath != "netdev":
             return
+        self.ofctl("packet-out", switch, f"in_port=controller packet={_IGNORED_FRAME} actions=output:{port}")
         self.send_buffer_bytes = _widen(self._daemons[-1].pid, size_bytes)
 
     def running(self) -> bool:
@@ -252,9 +256,11 @@ def _tail(path: Path, count: int) -> list[str]:
     return path.read_text(errors="replace").strip().splitlines()[-count:] if path.exists() else []
 
 
-def _widen(pid: int, size_bytes: int) -> int | None:
-    """Set the send buffer of every packet socket of a process; returns the smallest size that the kernel then names."""
-    packet_inodes = {line.split()[-1] for line in Path(f"/proc/{pid}/net/packet").read_text().splitlines()[1:]}
+def _widen(pid: int, size_bytes: int) -> int:
+    """Set the send buffer of a process's sending packet socket; returns the size that the kernel then names."""
+    # sk RefCnt Type Proto Iface R Rmem User Inode: the one that only sends has no protocol
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/packet").read_text().splitlines()[1:]]
+    senders = {line[8] for line in lines if line[3] == "0000"}
     sizes = []
     pidfd = os.pidfd_open(pid)
     try:
@@ -263,7 +269,7 @@ def _widen(pid: int, size_bytes: int) -> int | None:
                 found = _SOCKET.match(os.readlink(entry.path))
             except FileNotFoundError:  # closed meanwhile
                 continue
-            if found is None or found[1] not in packet_inodes:
+            if found is None or found[1] not in senders:
                 continue
             with socket.socket(fileno=_pidfd_getfd(pidfd, int(entry.name))) as theirs:
                 try:
@@ -273,7 +279,9 @@ def _widen(pid: int, size_bytes: int) -> int | None:
                 sizes.append(theirs.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
     finally:
         os.close(pidfd)
-    return min(sizes, default=None)
+    if not sizes:
+        raise EmulationError("the user-space switch has no packet socket to give a larger buffer")
+    return min(sizes)
 
 
 def _pidfd_getfd(pidfd: int, fd: int) -> int:

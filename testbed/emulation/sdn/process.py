@@ -60,7 +60,9 @@ class SoftwareDefinedNetwork:
             for switch in switches:
                 switch.start([f"tcp:127.0.0.1:{CONTROLLER_PORT}"])
             self._controller.ask("wait_ready", timeout_s=READY_TIMEOUT_S + 5, wait_s=READY_TIMEOUT_S)
-            self.ovs.widen_send_buffers()
+            if network.hosts:
+                dpid, port = network.hosts[0].port
+                self.ovs.widen_send_buffers(network.switches[dpid], port)
         except BaseException:
             self.stop()
             raise
