@@ -21,6 +21,11 @@ def is_unified(root: Path = ROOT) -> bool:
     return (root / "cgroup.controllers").exists()
 
 
+def may_make_groups(root: Path = ROOT) -> bool:
+    """Whether we may make groups at the top (root may; a plain user may not, in a user namespace neither)."""
+    return os.access(root if is_unified(root) else root / "cpu", os.W_OK)
+
+
 def controllers_v1() -> list[str]:
     """Names of the v1 hierarchies in use, as mounted below /sys/fs/cgroup (``cpu,cpuacct`` is one)."""
     names = []

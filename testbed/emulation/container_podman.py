@@ -91,6 +91,8 @@ class PodmanEngine(Engine):
         need_program("podman", _REMEDY)
         need_program("conmon", _REMEDY)
         find_runtime()
+        if any(cgroup.ROOT.iterdir()) and not cgroup.may_make_groups():
+            raise MissingToolError("podman needs root here, for its control groups", remedy="use sudo")
         with tempfile.TemporaryDirectory(prefix="testbed-podman-") as folder:
             state = Path(folder)
             write_configuration(state)
@@ -187,9 +189,7 @@ class PodmanEngine(Engine):
             or mount.target != mount.src
             or not any(mount.src.is_relative_to(shown.src) for shown in self._host_mounts)
         ]
-        outside = [
-            m for m in new if not any(m.target.is_relative_to(shown.target) for shown in self._host_mounts)
-        ]
+        outside = [m for m in new if not any(m.target.is_relative_to(shown.target) for shown in self._host_mounts)]
         make_root(self.state_dir / "host-image", outside)
         return new
 
@@ -217,10 +217,11 @@ def write_configuration(state_dir: Path) -> None:
         '[containers]\ndefault_ulimits=[]\ndefault_sysctls=[]\nlog_driver="none"\n'
         f'[engine]\nruntime="{find_runtime()}"\ncgroup_manager="cgroupfs"\nevents_logger="none"\nlock_type="file"\n'
     )
-    driver = "" if os.geteuid() else f'additionalimagestores=["{SYSTEM_STORE}"]'
+    # images of the machine's own store are used from where they are, where we may read them
+    shared = f'additionalimagestores=["{SYSTEM_STORE}"]' if os.access(SYSTEM_STORE, os.R_OK | os.X_OK) else ""
     (state_dir / "storage.conf").write_text(
         f'[storage]\ndriver="overlay"\nrunroot="{state_dir}/run"\ngraphroot="{state_dir}/root"\n'
-        f"[storage.options]\n{driver if SYSTEM_STORE.is_dir() else ''}\n"
+        f"[storage.options]\n{shared}\n"
     )
 
 
@@ -239,9 +240,7 @@ def base_command(state_dir: Path, image: str) -> list[str]:
 
 
 def environment(state_dir: Path) -> dict[str, str]:
-    keep = {
-        key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "XDG_RUNTIME_DIR")
-    }
+    keep = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "XDG_RUNTIME_DIR")}
     keep["CONTAINERS_CONF"] = str(state_dir / "containers.conf")
     keep["CONTAINERS_STORAGE_CONF"] = str(state_dir / "storage.conf")
     return keep
