@@ -42,6 +42,8 @@ CPU_PERIOD_US = 10_000
 
 _INSTALL = "install Podman (`make run` does: podman, runc), or start Docker, or say `runtime: process`"
 
+_NOT_ROOT = "run with sudo (containers want root), or say `runtime: process`"
+
 
 @dataclass(frozen=True)
 class Mount:
@@ -79,13 +81,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.cpus is not None and not 0.01 <= self.cpus <= 4096:
-            raise InputError(
-                "a CPU share must lie between 0.01 and the number of cores", key="cpus", value=self.cpus
-            )
+            raise InputError("a CPU share must lie between 0.01 and the number of cores", key="cpus", value=self.cpus)
         if self.memory_bytes is not None and self.memory_bytes < 6 * 2**20:
-            raise InputError(
-                "a memory limit below 6 MiB starts no container", key="memory", value=self.memory_bytes
-            )
+            raise InputError("a memory limit below 6 MiB starts no container", key="memory", value=self.memory_bytes)
 
 
 class Usage(NamedTuple):
@@ -239,9 +237,7 @@ class Engine(ABC):
         self.close()
 
 
-def choose_engine(
-    preference: str = "auto", *, run_id: str = "probe", state_dir: Path | None = None
-) -> Engine:
+def choose_engine(preference: str = "auto", *, run_id: str = "probe", state_dir: Path | None = None) -> Engine:
     """The engine that really answers.
 
     preference: ``auto`` (Podman, which needs no daemon and dies with its trial, else Docker), ``podman``,
@@ -267,7 +263,9 @@ def choose_engine(
             reasons.append(f"{name}: {error.problem}")
         else:
             return maker(run_id, state_dir, version)
-    raise MissingToolError(f"no container engine answers ({'; '.join(reasons)})", remedy=_INSTALL)
+    raise MissingToolError(
+        f"no container engine answers ({'; '.join(reasons)})", remedy=_INSTALL if os.geteuid() == 0 else _NOT_ROOT
+    )
 
 
 def in_sandbox() -> bool:
@@ -286,9 +284,7 @@ def own_state_dir() -> Path:
     base = Path("/run/testbed") if os.access("/run", os.W_OK) else Path(f"/tmp/testbed-{os.getuid()}")
     base.mkdir(mode=0o700, exist_ok=True)
     if not os.path.ismount(base):
-        run_checked(
-            ["mount", "-t", "tmpfs", "-o", "mode=700,nosuid,nodev", "testbed", str(base)], timeout_s=5
-        )
+        run_checked(["mount", "-t", "tmpfs", "-o", "mode=700,nosuid,nodev", "testbed", str(base)], timeout_s=5)
     return Path(tempfile.mkdtemp(prefix="e-", dir=base))
 
 
@@ -312,9 +308,7 @@ def read_pid_file(
             return int(text)
         if client.poll() is not None:
             tail = log_path.read_text(errors="replace").strip().splitlines()[-3:] if log_path.exists() else []
-            raise EmulationError(
-                f"{name} ended with code {client.returncode} before it ran: {' / '.join(tail)}"
-            )
+            raise EmulationError(f"{name} ended with code {client.returncode} before it ran: {' / '.join(tail)}")
         time.sleep(0.005)
     raise EmulationError(f"{name} was not started within {timeout_s:g} s")
 
@@ -325,9 +319,7 @@ def process_tree(pid: int) -> list[int]:
     for parent in found:
         try:
             for task in os.listdir(f"/proc/{parent}/task"):
-                found += [
-                    int(child) for child in Path(f"/proc/{parent}/task/{task}/children").read_text().split()
-                ]
+                found += [int(child) for child in Path(f"/proc/{parent}/task/{task}/children").read_text().split()]
         except OSError:
             continue  # ended meanwhile
     return found
