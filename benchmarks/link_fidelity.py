@@ -147,8 +147,8 @@ class Pair:
 
 
 def process_cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Exact CPU time (the tick-sampled one of /proc/PID/stat misjudges a process that wakes with the timer)."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def run_ours(trace: Trace, seconds: float, step_ms: int, folder: Path) -> dict[str, Any]:
@@ -325,7 +325,7 @@ def run_tcp(trace: Trace, seconds: float, folder: Path) -> dict[str, Any]:
     rows = pd.read_csv(folder / "links.csv")
     rows = rows[(rows["direction"] == "up") & rows["allowed_bytes"].notna()]
     sent, allowed = rows["tx_bytes"].diff(), rows["allowed_bytes"].diff()
-    busy = rows["backlog_bytes"].shift(1) >= allowed
+    busy = (rows["backlog_bytes"].shift(1) > IP_BYTES) & (rows["backlog_bytes"] > IP_BYTES)
     busy_ratio = float(sent[busy].sum() / allowed[busy].sum()) if allowed[busy].sum() else None
     return {
         "received_bps": report["end"]["sum_received"]["bits_per_second"],

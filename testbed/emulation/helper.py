@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -132,8 +133,7 @@ def enter(job_fd: int) -> tuple[dict[str, Any], Control, str]:
 
 def cpu_seconds() -> float:
     """CPU time that this process has used."""
-    times = os.times()
-    return times.user + times.system
+    return time.process_time()
 
 
 class Waiter:
