@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -25,14 +26,22 @@ def list_models(catalogue: CatalogueOption = _CATALOGUE) -> None:
     """List the models: stages, exits with accuracy, size and cost."""
     from testbed.inference.catalogue import load_catalogue
 
-    table = Table("model", "data set", "input", "stages", "exits (accuracy)", "parameters", "MMAC", "weights")
     found = load_catalogue(catalogue)
+    console = Console()
     for info in found.models.values():
-        exits = ", ".join(f"{e.name} after {info.stages[e.after].name} ({e.accuracy:.1%})" for e in info.exits)
-        table.add_row(info.name, info.dataset, "x".join(map(str, info.input_shape)),
-                      " ".join(s.name for s in info.stages), exits, f"{info.parameters:,}",
-                      f"{sum(s.macs for s in info.stages) / 1e6:.1f}", info.sha256[:12])
-    Console().print(table)
+        table = Table(show_header=False, title=info.name, title_justify="left")
+        for key, value in (
+            ("data set", f"{info.dataset}, frames of {'x'.join(map(str, info.input_shape))}"),
+            ("stages", ", ".join(s.name for s in info.stages)),
+            *((f"exit {e.name}", f"after {info.stages[e.after].name}, accuracy {e.accuracy:.1%}") for e in info.exits),
+            ("parameters", f"{info.parameters:,}"),
+            ("cost", f"{sum(s.macs for s in info.stages) / 1e6:.1f} MMAC, "
+                     f"{info.reference_time_s(0, info.num_stages) * 1e3:.2f} ms on one thread of "
+                     f"{info.reference.get('machine', 'the reference machine')}"),
+            ("weights", f"{info.weights}, sha256 {info.sha256[:16]}"),
+        ):
+            table.add_row(key, value)
+        console.print(table)
 
 
 @app.command("cuts")
@@ -54,16 +63,18 @@ def cuts(name: str, catalogue: CatalogueOption = _CATALOGUE,
         torch.set_num_threads(1)
         times, _ = measure_stages(load_model(found, name).model)
         where = "this machine, now"
-    table = Table("cut", "before stage", "tensor", "bytes", "of input", "MMAC before", "MMAC after", "ms before",
-                  "ms after", "exit here", title=f"{name}; one thread of {where}")
+    table = Table(title=f"{name}; one thread of {where}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("cut", "before", "tensor", "bytes", "of input", "MMAC", "ms", "exit"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading in ("bytes", "of input") else "left")
     macs = [s.macs / 1e6 for s in info.stages]
     for cut in range(info.num_stages + 1):
         exit_info = info.exit_after.get(cut - 1)
         table.add_row(str(cut), info.stages[cut].name if cut < info.num_stages else "-",
                       "x".join(map(str, info.shape_at(cut))), f"{info.bytes_at(cut):,}",
-                      f"{info.bytes_at(cut) / info.bytes_at(0):.2f}", f"{sum(macs[:cut]):.1f}",
-                      f"{sum(macs[cut:]):.1f}", f"{sum(times[:cut]) * 1e3:.2f}", f"{sum(times[cut:]) * 1e3:.2f}",
+                      f"{info.bytes_at(cut) / info.bytes_at(0):.2f}", f"{sum(macs[:cut]):.1f} + {sum(macs[cut:]):.1f}",
+                      f"{sum(times[:cut]) * 1e3:.2f} + {sum(times[cut:]) * 1e3:.2f}",
                       exit_info.name if exit_info else "")
+    table.caption = "MMAC and ms: before + after the cut"
     Console().print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import time
@@ -56,7 +57,7 @@ def _run(experiment: Any, runs: Path, resume: bool, engine: str) -> int:
     from testbed.measurement.summary import summarise_run
     from testbed.measurement.terminal import terminal_table
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=max(110, shutil.get_terminal_size((110, 24)).columns))
     signal.signal(signal.SIGTERM, _as_interrupt)
     began = time.monotonic()
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def direction_trace(direction: Direction) -> Trace | None:
 
 @lru_cache(maxsize=64)
 def _trace(path: str, column: str | None, clip: int | None, scale: float, mtime_ns: int) -> Trace:
-    trace = load_trace(path, column=column, clip=clip)
+    trace = replace(load_trace(path, column=column, clip=clip), name=Path(path).name)
     return trace if scale == 1.0 else trace.scaled(scale)
 
 

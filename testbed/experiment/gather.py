@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,15 +28,17 @@ def finish(folder: Path, manifest: dict[str, Any], fabric: Mapping[str, Any], ma
                  sort_by=("scheduled_ns", "request_id"))
     merge_tables([work / f"{d}.hops.csv" for d in devices], folder / "hops.csv", HOPS)
     _nodes(folder, work, machine_rows, manifest["run_id"])
-    _links(folder, manifest["run_id"])
+    _links(folder, manifest["run_id"], manifest["clock"]["start_ns"])
     decisions = [line for d in devices for line in (work / f"{d}.decisions.jsonl").read_text().splitlines()]
     decisions.sort(key=lambda line: json.loads(line)["t_ns"])
     write_text_atomic(folder / "decisions.jsonl", "".join(f"{line}\n" for line in decisions))
     write_json_atomic(folder / "fabric.json", fabric)
+    (folder / "links.json").unlink(missing_ok=True)  # the fabric's own copy of the same
     write_json_atomic(folder / "manifest.json", {**manifest, "validity": {"verdict": "INVALID", "checks": []}})
     validity = judge_trial(folder)
     write_json_atomic(folder / "manifest.json", {**manifest, "validity": validity.to_dict()})
     summarise_trial(folder)
+    shutil.rmtree(work)
     return validity.verdict
 
 
@@ -51,9 +54,12 @@ def _nodes(folder: Path, work: Path, machine_rows: Sequence[Mapping[str, Any]], 
     write_table(folder / "nodes.csv", NODES, table)
 
 
-def _links(folder: Path, run_id: str) -> None:
+def _links(folder: Path, run_id: str, start_ns: int) -> None:
+    """The load's own rows, each direction beginning with its last poll before the start: calibration is not load."""
     path = folder / "links.csv"
-    table = read_table(path, LINKS)
+    table = read_table(path, LINKS).sort_values("t_ns", kind="stable")
+    before = table[table["t_ns"] < start_ns].drop_duplicates(["link", "direction"], keep="last")
+    table = pd.concat([before, table[table["t_ns"] >= start_ns]], ignore_index=True)
     table["run_id"] = run_id
     write_table(path, LINKS, table)
 

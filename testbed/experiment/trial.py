@@ -68,6 +68,7 @@ class Trial:
             events = EventSchedule(self.scenario.events, network, fabric, nodes)
             start_ns = self._load(fabric, nodes, events)
             _phase("judge")
+            sdn = network.sdn.finish() if network.sdn is not None else None
             summary = fabric.stop()
             node_calibration = nodes.calibration()
             nodes.stop()
@@ -79,7 +80,7 @@ class Trial:
             "finished_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "clock": {"start_ns": start_ns, "unix_ns_at_start": start_ns + time.time_ns() - time.monotonic_ns()},
             "versions": machine.versions(), "host": host, "links": gather.links(self.scenario, network, fabric, specs),
-            "nodes": nodes.manifest(network), "events": events.log,
+            "nodes": nodes.manifest(network), "events": events.log, "sdn": sdn,
             "calibration": {"links": calibrated, "nodes": node_calibration},
             "files": dict(self.content.sha256),
         }
