@@ -95,8 +95,8 @@ def run_in_uml(
     init.write_text(_INIT.replace("SCRIPT", shlex.quote(str(script))))
     init.chmod(0o755)
     arguments = [
-        "linux.uml", f"mem={memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}",
-        "con=null", "con0=fd:0,fd:1", "quiet", f"uml_dir={folder}/", f"umid=testbed{os.getpid()}",
+        "linux.uml", f"mem={memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
+        f"init={init}", "con=null", "con0=fd:0,fd:1", "quiet", f"uml_dir={folder}/", f"umid=testbed{os.getpid()}",
     ]  # fmt: skip
     console = folder / "console.log"
     started = time.monotonic()
