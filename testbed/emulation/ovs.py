@@ -21,10 +21,11 @@ from testbed.emulation.netns import NetNamespace
 from testbed.errors import EmulationError, MissingToolError
 
 OPENFLOW = "OpenFlow13"
-SEND_BUFFER_BYTES = 64 << 20
+SEND_BUFFER_BYTES, RECEIVE_BUFFER_BYTES = 64 << 20, 8 << 20
 _REMEDY = "apt-get install openvswitch-switch, or write switch: bridge in the topology"
 _START_TIMEOUT_S = 15.0
-_SO_SNDBUFFORCE = 32
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
+_NICE = "-15"  # it carries the packets of programs that keep all cores busy
 _SYS_PIDFD_GETFD = 438  # the same on every architecture
 # to an address that bridges keep to themselves, of the type for local experiments; 60 bytes
 _IGNORED_FRAME = "0180c200000e" + "020000000000" + "88b5" + "00" * 46
@@ -107,17 +108,18 @@ class OpenVSwitch:
         return {"openvswitch": self.version, "datapath": self.datapath, "openflow": OPENFLOW,
                 "send_buffer_bytes": self.send_buffer_bytes}
 
-    def widen_send_buffers(self, switch: str, port: int, size_bytes: int = SEND_BUFFER_BYTES) -> None:
-        """Give the user-space datapath room for what waits in shaped links; call when a switch exists.
+    def widen_buffers(self, switch: str, port: int) -> None:
+        """Give the user-space datapath's packet sockets room; call when all switches exist. ``port`` is any of ``switch``.
 
-        That datapath sends to all ports of all switches through one packet socket, and a packet waiting in a link's
-        queue counts against it: with the usual buffer, 94 full packets waiting on one slow link made the switches drop
-        nearly every packet to *every* port. The socket is made at the first packet, so one that all hosts ignore is sent.
+        That datapath sends to all ports of all switches through one socket, and a packet waiting in a link's queue
+        counts against it: with the usual buffer, 94 full packets waiting on one slow link made the switches drop
+        nearly every packet to *every* port. The socket is made at the first packet, so one that all hosts ignore is
+        sent. What it receives comes through one socket per port, which must hold what arrives while all cores are busy.
         """
         if self.datapath != "netdev":
             return
         self.ofctl("packet-out", switch, f"in_port=controller packet={_IGNORED_FRAME} actions=output:{port}")
-        self.send_buffer_bytes = _widen(self._daemons[-1].pid, size_bytes)
+        self.send_buffer_bytes = _widen(self._daemons[-1].pid)
 
     def running(self) -> bool:
         """Whether both daemons live."""
@@ -154,7 +156,7 @@ class OpenVSwitch:
 
     def _daemon(self, program: str, *arguments: str) -> None:
         control = self.folder / f"{program.rpartition('-')[2]}.ctl"
-        argv = ["setpriv", "--pdeathsig", "KILL", program, *arguments, f"--unixctl={control}", "-vconsole:off",
+        argv = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", _NICE, program, *arguments, f"--unixctl={control}", "-vconsole:off",
                 "-vsyslog:off", "-vfile:info", f"--log-file={self.logs / program}.log"]
         with (self.logs / f"{program}.out").open("ab") as out:
             self._daemons.append(subprocess.Popen(argv, env=self.environment, stdin=subprocess.DEVNULL, stdout=out,
@@ -175,7 +177,7 @@ class OpenVSwitch:
                 finally:
                     os.close(folder)
             if daemon.poll() is not None or time.monotonic() > deadline:
-                program = str(daemon.args[3])  # type: ignore[index]  # setpriv --pdeathsig KILL program
+                program = str(daemon.args[6])  # type: ignore[index]  # setpriv --pdeathsig KILL nice -n N program
                 tail = [line for kind in ("out", "log") for line in _tail(self.logs / f"{program}.{kind}", 2)]
                 raise EmulationError(f"{program} does not answer (exit code {daemon.poll()}): {' / '.join(tail)}")
             time.sleep(0.005)
@@ -256,11 +258,11 @@ def _tail(path: Path, count: int) -> list[str]:
     return path.read_text(errors="replace").strip().splitlines()[-count:] if path.exists() else []
 
 
-def _widen(pid: int, size_bytes: int) -> int:
-    """Set the send buffer of a process's sending packet socket; returns the size that the kernel then names."""
-    # sk RefCnt Type Proto Iface R Rmem User Inode: the one that only sends has no protocol
+def _widen(pid: int) -> int:
+    """Enlarge the buffers of a process's packet sockets; returns the size that the kernel names for the sending one."""
+    # sk RefCnt Type Proto Iface R Rmem User Inode: the socket that only sends has no protocol
     lines = [line.split() for line in Path(f"/proc/{pid}/net/packet").read_text().splitlines()[1:]]
-    senders = {line[8] for line in lines if line[3] == "0000"}
+    sends = {line[8]: line[3] == "0000" for line in lines}
     sizes = []
     pidfd = os.pidfd_open(pid)
     try:
@@ -269,19 +271,26 @@ def _widen(pid: int, size_bytes: int) -> int:
                 found = _SOCKET.match(os.readlink(entry.path))
             except FileNotFoundError:  # closed meanwhile
                 continue
-            if found is None or found[1] not in senders:
+            if found is None or found[1] not in sends:
                 continue
             with socket.socket(fileno=_pidfd_getfd(pidfd, int(entry.name))) as theirs:
-                try:
-                    theirs.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size_bytes)
-                except PermissionError:  # as a plain user: as far as the machine's limit allows
-                    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size_bytes)
-                sizes.append(theirs.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+                if sends[found[1]]:
+                    _set_buffer(theirs, _SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+                    sizes.append(theirs.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF))
+                else:
+                    _set_buffer(theirs, _SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     finally:
         os.close(pidfd)
     if not sizes:
         raise EmulationError("the user-space switch has no packet socket to give a larger buffer")
     return min(sizes)
+
+
+def _set_buffer(opened: socket.socket, forced: int, plain: int, size_bytes: int) -> None:
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, forced, size_bytes)
+    except PermissionError:  # as a plain user: as far as the machine's limit allows
+        opened.setsockopt(socket.SOL_SOCKET, plain, size_bytes)
 
 
 def _pidfd_getfd(pidfd: int, fd: int) -> int:

@@ -13,11 +13,13 @@ import pandas as pd
 from testbed.emulation.fabric import LinkFabric
 from testbed.emulation.link import DirectionSpec
 from testbed.emulation.network import Network
+from testbed.experiment.reroutes import follow_reroutes
 from testbed.measurement.atomic import write_json_atomic, write_text_atomic
 from testbed.measurement.records import HOPS, LINKS, NODES, REQUESTS, merge_tables, read_table, write_table
 from testbed.measurement.summary import summarise_trial
 from testbed.measurement.validity import judge_trial
 from testbed.schema.scenario import Scenario
+from testbed.schema.topology import Topology
 
 
 def finish(folder: Path, manifest: dict[str, Any], fabric: Mapping[str, Any], machine_rows: Sequence[Mapping[str, Any]],
@@ -27,6 +29,10 @@ def finish(folder: Path, manifest: dict[str, Any], fabric: Mapping[str, Any], ma
     merge_tables([work / f"{d}.requests.csv" for d in devices], folder / "requests.csv", REQUESTS,
                  sort_by=("scheduled_ns", "request_id"))
     merge_tables([work / f"{d}.hops.csv" for d in devices], folder / "hops.csv", HOPS)
+    if manifest.get("sdn"):
+        topology = Topology.model_validate(manifest["config"]["topology"])
+        hops = follow_reroutes(read_table(folder / "hops.csv", HOPS), topology, manifest["sdn"]["reroutes"])
+        write_table(folder / "hops.csv", HOPS, hops)
     _nodes(folder, work, machine_rows, manifest["run_id"])
     _links(folder, manifest["run_id"], manifest["clock"]["start_ns"])
     decisions = [line for d in devices for line in (work / f"{d}.decisions.jsonl").read_text().splitlines()]

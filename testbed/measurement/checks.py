@@ -307,8 +307,11 @@ def _expected_bytes(inputs: Inputs) -> dict[str, tuple[float, int, float]]:
     if not len(rows):
         return {}
     size = rows["payload_bytes"].fillna(0).astype("float64") + rows["header_bytes"].fillna(0).astype("float64")
-    flat = pd.DataFrame({"link": rows["link"].str.split(LIST_SEPARATOR, regex=False), "direction": rows["direction"],
-                         "size": size}).explode("link")
+    ends = {str(link.get("name")): (link.get("src"), link.get("dst")) for link in inputs.manifest.get("links") or []}
+    ways = [_way(str(names).split(LIST_SEPARATOR), str(node), str(direction), ends)
+            for names, node, direction in zip(rows["link"], rows["src_node"], rows["direction"], strict=True)]
+    flat = pd.DataFrame({"way": ways, "size": size}).explode("way")
+    flat["link"], flat["direction"] = flat["way"].str[0], flat["way"].str[1]
     sums = flat.groupby(["link", "direction"])["size"].agg(["sum", "count"]).reset_index()
     totals = {(str(link), str(direction)): (float(total), int(count)) for link, direction, total, count in
               zip(sums["link"], sums["direction"], sums["sum"], sums["count"], strict=True)}
@@ -316,6 +319,17 @@ def _expected_bytes(inputs: Inputs) -> dict[str, tuple[float, int, float]]:
     nothing = (0.0, 0)
     return {f"{link} {direction}": (*value, totals.get((link, other.get(direction, "")), nothing)[0])
             for (link, direction), value in totals.items()}
+
+
+def _way(names: list[str], node: str, direction: str, ends: Mapping[str, tuple[Any, Any]]) -> list[tuple[str, str]]:
+    """Each link of a path from `node`, with the link's own direction: a path may cross a link from its second end."""
+    found = []
+    for name in names:
+        src, dst = ends.get(name, (None, None))
+        own = "up" if node == src else "down" if node == dst else direction
+        node = str(dst if own == "up" else src)
+        found.append((name, own))
+    return found
 
 
 def _polls(inputs: Inputs, columns: list[str]) -> Iterator[tuple[str, pd.DataFrame]]:

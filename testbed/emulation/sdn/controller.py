@@ -37,6 +37,7 @@ from testbed.emulation.sdn.graph import Port, SdnMap
 
 PRIORITY_DROP, PRIORITY_HOST, PRIORITY_MISS = 100, 10, 0
 NEVER_FORWARDED = (("33:33:00:00:00:00", "ff:ff:00:00:00:00"), ("01:80:c2:00:00:00", "ff:ff:ff:00:00:00"))
+UNKNOWN = 2**64 - 1  # OpenFlow's word for a counter that the switch does not have
 LEARNED_LIMIT = 4096  # a host that invents addresses must not fill the tables
 PORT_COLUMNS = ("t_ns", "link", "direction", "tx_bytes", "tx_packets", "dropped_packets", "switch", "port", "rx_bytes",
                 "rx_packets", "rx_dropped_packets")
@@ -59,6 +60,7 @@ class Change:
 
     cause: str
     t_ns: int
+    links_down: list[str]
     rules: int = 0
     switches: list[str] = field(default_factory=list)
     waiting: set[tuple[int, int]] = field(default_factory=set)  # datapath id, transaction of the barrier
@@ -157,8 +159,10 @@ class PathController(OSKenApp):  # type: ignore[misc]  # os-ken has no types
 
     def _install(self, cause: str, t_ns: int, **about: Any) -> None:
         """Send the difference between the rules that should be and those that are, with a barrier behind them."""
-        wanted = self.network.rules(frozenset(self._down), self._learned)
-        change = Change(cause, t_ns)
+        down = frozenset(self._down)
+        wanted = self.network.rules(down, self._learned)
+        live = {link.name for link in self.network.live_links(down)}
+        change = Change(cause, t_ns, [link.name for link in self.network.links if link.name not in live])
         for dpid, datapath in self._datapaths.items():
             if dpid not in wanted:
                 continue  # a switch that nobody told us of: it only has the table-miss rule
@@ -200,7 +204,8 @@ class PathController(OSKenApp):  # type: ignore[misc]  # os-ken has no types
                 continue
             self._changes.remove(change)
             record = {"cause": change.cause, "t_ns": t_ns, "began_ns": change.t_ns,
-                      "duration_s": (t_ns - change.t_ns) / 1e9, "rules": change.rules, "switches": change.switches}
+                      "duration_s": (t_ns - change.t_ns) / 1e9, "rules": change.rules, "switches": change.switches,
+                      "links_down": change.links_down}
             self._log("rules_installed", **record)
             if change.cause.startswith("port_"):
                 self.reroutes.append(record)
@@ -263,9 +268,9 @@ class PathController(OSKenApp):  # type: ignore[misc]  # os-ken has no types
             if s.port_no > datapath.ofproto.OFPP_MAX:
                 continue
             link = self.network.link_of((datapath.id, s.port_no)) or ("", "")
-            self._port_rows.writerow((t_ns, *link, s.tx_bytes, s.tx_packets, s.tx_dropped,
-                                      self.network.switches.get(datapath.id), s.port_no, s.rx_bytes, s.rx_packets,
-                                      s.rx_dropped))
+            sent, received = ([None if n == UNKNOWN else n for n in counters] for counters in (
+                (s.tx_bytes, s.tx_packets, s.tx_dropped), (s.rx_bytes, s.rx_packets, s.rx_dropped)))
+            self._port_rows.writerow((t_ns, *link, *sent, self.network.switches.get(datapath.id), s.port_no, *received))
         self._port_file.flush()
 
     @set_ev_cls(ofp_event.EventOFPFlowStatsReply, MAIN_DISPATCHER)  # type: ignore[untyped-decorator]

@@ -16,7 +16,7 @@ from testbed.emulation.link import ShapedLink
 from testbed.emulation.netns import NetNamespace
 from testbed.emulation.ovs import OpenVSwitch, OvsSwitch, whole_packets_only
 from testbed.emulation.sdn.graph import Attachment, SdnMap, SwitchLink
-from testbed.errors import MissingToolError
+from testbed.errors import EmulationError, MissingToolError
 
 CONTROLLER_PORT = 6653
 READY_TIMEOUT_S = 30.0
@@ -62,7 +62,7 @@ class SoftwareDefinedNetwork:
             self._controller.ask("wait_ready", timeout_s=READY_TIMEOUT_S + 5, wait_s=READY_TIMEOUT_S)
             if network.hosts:
                 dpid, port = network.hosts[0].port
-                self.ovs.widen_send_buffers(network.switches[dpid], port)
+                self.ovs.widen_buffers(network.switches[dpid], port)
         except BaseException:
             self.stop()
             raise
@@ -77,18 +77,23 @@ class SoftwareDefinedNetwork:
         """Whether switch and controller live."""
         return self.ovs.running() and self._controller is not None and self._controller.process.poll() is None
 
-    def manifest(self) -> dict[str, Any]:
-        """Versions, datapath, and what was re-routed; also after `stop`."""
+    def finish(self) -> dict[str, Any]:
+        """End the controller, before the links are taken away: what is torn down is no failure. Rules stay as they are.
+
+        Returns versions, datapath, and what was re-routed, for the manifest; also when called again.
+        """
+        if self._controller is not None:
+            if self._controller.process.poll() is not None:
+                raise EmulationError(f"the controller ended by itself; see {self.folder}/logs/controller.log")
+            self._summary = self._controller.stop()
+            self._controller = None
         return {**self.ovs.manifest(), "controller": f"os-ken {importlib.metadata.version('os-ken')}",
-                "reroutes": self.reroutes(), "controller_cpu_s": self._summary.get("cpu_s")}
+                "controller_cpu_s": self._summary.get("cpu_s"), "reroutes": self.reroutes()}
 
     def stop(self) -> None:
         """End controller and switches."""
         if self._controller is not None:
-            if self._controller.process.poll() is None:
-                self._summary = self._controller.stop()
-            else:
-                self._controller.kill()
+            self._controller.kill()
             self._controller = None
         self.ovs.stop()
 
