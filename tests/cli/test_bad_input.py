@@ -27,7 +27,7 @@ CASES = {
     "malformed trace": ("traces/synthetic-lte-driving.up", "\n20,4810000\n", "\nbogus\n", ["synthetic-lte-driving.up", "line 6", "bogus"]),
     "split point that the model does not have": (SCENARIO, "at: 3", "at: 33", ["policies.split.at", "33", "0 to"]),
     "unknown model": (SCENARIO, "model: digits_branchy", "model: digits_brunchy", ["model", "digits_brunchy", "digits_branchy"]),
-    "unknown profile": (TOPOLOGY, "compute: raspberry-pi-4", "compute: raspberry-pi-5000", ["compute", "raspberry-pi-4"]),
+    "unknown profile": (TOPOLOGY, "compute: raspberry-pi-zero-2", "compute: raspberry-pi-5000", ["compute", "raspberry-pi-4"]),
     "unknown plan": (SCENARIO, "  - edge-only", "  - egde-only", ["policies[1]", "egde-only", "edge-only"]),
     "threshold that is no number": (SCENARIO, "threshold: 0.8", "threshold: high", ["threshold", "'high'"]),
     "not YAML": (SCENARIO, "load:", "load: [", ["quickstart.yaml", "line", "YAML"]),
