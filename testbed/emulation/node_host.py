@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from typing import Any
 
-from mininet.node import Host  # type: ignore[import-untyped]
+from mininet.node import Host
 
 from testbed.emulation.container import NodeNamespace
 
