@@ -59,8 +59,9 @@ def _prefixed(value: float, unit: str) -> str:
 
 
 def _three(value: float) -> str:
-    """Three significant figures, without an exponent, at most three decimals kept meaningful."""
+    """Three significant figures, without an exponent: 0.0123, 9.98, 10.0, 123, 1234."""
     if value == 0:
         return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{digits}f}" if digits else f"{value:.0f}"
+    rounded = float(f"{value:.3g}")  # first, so that 9.9976 has the digits of 10.0
+    digits = max(0, 2 - math.floor(math.log10(abs(rounded))))
+    return f"{value:.{digits}f}"

@@ -97,7 +97,7 @@ HOPS = _table(
     ("src_node", "", "str", "sender, or the node that computes"),
     ("dst_node", "", "str", "receiver, or the node that computes"),
     ("link", "", "str", "emulated link; several in path order are joined with +"),
-    ("direction", "", "str", "up: towards the cloud; down: towards the device"),
+    ("direction", "", "str", "up: towards the cloud; down: towards the device; local: a computation"),
     ("stage", "", "str", "stages computed, or whose output was sent (from-to)"),
     ("payload_bytes", "bytes", "int", "body of the message"),
     ("header_bytes", "bytes", "int", "application header of the message (HTTP line, headers, tensor metadata)"),

@@ -14,9 +14,7 @@ from testbed.measurement.metrics import COMPONENT_MEANINGS, FAMILIES, METRICS, E
 from testbed.measurement.records import TABLES
 from testbed.measurement.summary import Group, verdict
 from testbed.measurement.trial import Trial
-from testbed.measurement.validity import Check, validity_of
-
-_STATE_ORDER = ("failed", "warned", "not measured", "off", "passed")
+from testbed.measurement.validity import STATES, validity_of, worst_checks
 
 
 def report_data(groups: Sequence[Group]) -> dict[str, Any]:
@@ -30,12 +28,13 @@ def report_data(groups: Sequence[Group]) -> dict[str, Any]:
         "description": str(config.get("description") or "").strip(),
         "verdict": verdict(trials),
         "checks": checks,
-        "counts": {state: sum(check["state"] == state for check in checks) for state in _STATE_ORDER},
+        "counts": {state: sum(check["state"] == state for check in checks) for state in STATES},
         "trials": [_trial(trial) for trial in trials],
         "headline": _headline(trials),
         "table": [_row(group) for group in groups],
         "exits": any(len(group.family("exit_share")) > 1 for group in groups),
         "calibration": _calibration(trials),
+        "node_calibration": _node_calibration(trials),
         "facts": _facts(trials),
         "nodes": [_node(node) for node in first.manifest.get("nodes") or []],
         "links": [_link(link) for link in first.manifest.get("links") or []],
@@ -46,40 +45,6 @@ def report_data(groups: Sequence[Group]) -> dict[str, Any]:
     }
 
 
-def worst_checks(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """One entry per check: the trial in which it was worst, failures first."""
-    about = {limit.name: limit for limit in LIMITS}
-    found: dict[str, list[tuple[Check, Trial]]] = {}
-    for trial in trials:
-        for check in validity_of(trial).checks:
-            found.setdefault(check.name, []).append((check, trial))
-    rows = []
-    for name, entries in found.items():
-        limit = about.get(name)
-        sign = -1.0 if limit is not None and limit.at_least else 1.0
-        check, trial = min(entries, key=lambda entry: (
-            _STATE_ORDER.index(entry[0].state), -sign * (entry[0].value if entry[0].value is not None else -1e300)))
-        measured = sum(entry.value is not None for entry, _ in entries)
-        state = check.state
-        if state in ("not measured", "off") and measured:  # the best evidence there is, not the lack of it
-            check, trial = min((entry for entry in entries if entry[0].value is not None),
-                               key=lambda entry: -sign * (entry[0].value or 0.0))
-            state = check.state
-        ratio = None
-        if check.value is not None:
-            top, bottom = (check.limit, check.value) if sign < 0 else (check.value, check.limit)
-            ratio = top / bottom if bottom else (0.0 if top == 0 else 2.0)
-        rows.append({
-            "name": name, "state": state, "what": limit.what if limit else name, "why": limit.why if limit else "",
-            "value": fmt.quantity(check.value, check.unit), "limit": fmt.quantity(check.limit, check.unit),
-            "sign": "≥" if sign < 0 else "≤", "ratio": ratio, "trial": trial.label, "reason": check.reason,
-            "measured": measured, "of": len(entries),
-            "failures": [{"trial": t.label, "reason": c.reason} for c, t in entries if c.state in
-                         ("failed", "warned")],
-        })
-    return sorted(rows, key=lambda row: _STATE_ORDER.index(row["state"]))
-
-
 def _headline(trials: Sequence[Trial]) -> list[str]:
     count = sum(len(trial.requests) for trial in trials)
     nodes = [node for trial in trials for node in trial.manifest.get("nodes") or []]
@@ -88,7 +53,7 @@ def _headline(trials: Sequence[Trial]) -> list[str]:
     started = min((str(t.manifest.get("started_utc") or "") for t in trials), default="")
     words = [f"{len(trials)} trial{'s' if len(trials) != 1 else ''}", f"{count} requests",
              f"nodes: {', '.join(sorted(runtimes)) or 'unknown'}", f"links: {', '.join(sorted(backends)) or 'none'}"]
-    return [*words, started.replace("T", " ").replace("Z", " UTC")[:23]] if started else words
+    return [*words, f"{started[:19].replace('T', ' ')} UTC"] if started else words
 
 
 def _row(group: Group) -> dict[str, Any]:
@@ -144,8 +109,30 @@ def _calibration(trials: Sequence[Trial]) -> list[dict[str, str]]:
             row[f"asked_{name}"], row[f"measured_{name}"] = show(asked), show(middle)
             low, high = (show(min(got)), show(max(got))) if got else ("", "")
             row[f"range_{name}"] = f"{low} – {high}" if low != high else ""
-            row[f"error_{name}"] = "" if asked in (None, 0) or middle is None else f"{middle / float(asked) - 1:+.1%}"
+            row[f"error_{name}"] = "" if asked in (None, 0) or middle is None else _off(middle / float(asked) - 1)
         rows.append(row)
+    return rows
+
+
+def _off(share: float) -> str:
+    return "0.0%" if abs(share) < 0.0005 else f"{share:+.1%}"
+
+
+def _node_calibration(trials: Sequence[Trial]) -> list[dict[str, str]]:
+    """Model times asked by the compute profile and measured idle, per node and model (median over trials)."""
+    seen: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for trial in trials:
+        for row in (trial.manifest.get("calibration") or {}).get("nodes") or []:
+            for model, times in (row.get("model_time_s") or {}).items():
+                seen.setdefault((str(row.get("node")), str(model)), []).append(times)
+    rows = []
+    for (node, model), entries in seen.items():
+        asked = next((e["asked"] for e in entries if e.get("asked") is not None), None)
+        got = [float(e["measured"]) for e in entries if e.get("measured") is not None]
+        middle = float(np.median(got)) if got else None
+        rows.append({"node": node, "model": model, "asked": "this machine's" if asked is None else fmt.seconds(asked),
+                     "measured": fmt.seconds(middle),
+                     "off": _off(middle / float(asked) - 1) if asked and middle is not None else ""})
     return rows
 
 
@@ -170,7 +157,7 @@ def _node(node: Mapping[str, Any]) -> dict[str, str]:
     speed = compute.get("profile") if isinstance(compute, Mapping) else compute
     return {"name": str(node.get("name")), "tier": str(node.get("tier", "-")), "address": str(node.get("address", "-")),
             "runtime": str(node.get("runtime", "-")), "engine": str(node.get("engine") or "-"),
-            "compute": str(speed or "real")}
+            "compute": str(speed or "real") + (", memoised" if node.get("outputs") == "memoised" else "")}
 
 
 def _link(link: Mapping[str, Any]) -> dict[str, str]:

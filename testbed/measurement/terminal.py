@@ -14,7 +14,7 @@ from testbed.measurement import format as fmt
 from testbed.measurement.stats import samples_needed
 from testbed.measurement.summary import Group, group_trials, verdict
 from testbed.measurement.trial import Trial, load_run
-from testbed.measurement.validity import validity_of
+from testbed.measurement.validity import VALID, worst_checks
 
 _ROOM = 25  # columns that the parts of the latency need to be readable
 _GAP = 2
@@ -89,15 +89,21 @@ def footer(groups: Sequence[Group], report: str | Path | None = None) -> Text:
     """VALID or INVALID with reasons, how nodes and links were run, and the path of the report."""
     loaded = [trial for group in groups for trial in group.trials]
     text = Text("\n")
-    failed, other = _problems(loaded)
     word = verdict(loaded)
-    judged = {check.name for trial in loaded for check in validity_of(trial).checks if check.passed}
-    text.append(word, style="bold green" if word == "VALID" else "bold red")
-    text.append(f"  {len(loaded)} trial{'s' if len(loaded) > 1 else ''}, {len(judged)} kinds of checks passed")
-    for label, reason in failed:
-        text.append(f"\n  {label}: {reason}", style="red")
-    for line in other:
-        text.append(f"\n  {line}", style="yellow")
+    checks = worst_checks(loaded)
+    passed = sum(check["state"] == "passed" for check in checks)
+    text.append(word, style="bold green" if word == VALID else "bold red")
+    text.append(f"  {len(loaded)} trial{'s' if len(loaded) > 1 else ''}, {passed} of {len(checks)} checks passed")
+    for check in checks:
+        if check["state"] in ("failed", "warned"):
+            others = len(check["failures"]) - 1
+            also = f" (and {others} other trial{'s' if others > 1 else ''})" if others else ""
+            prefix = "warning, " if check["state"] == "warned" else ""
+            text.append(f"\n  {prefix}{check['trial']}{also}: {check['reason']}",
+                        style="yellow" if prefix else "red")
+    unknown = [check["name"] for check in checks if check["state"] == "not measured"]
+    if unknown:
+        text.append(f"\n  not measured: {', '.join(unknown)}", style="yellow")
     if any(estimate.note for group in groups for estimate in group.estimates if estimate.metric == "latency_p99"):
         text.append(f"\n  ~ fewer than {samples_needed(0.99)} samples: this p99 is indicative only", style="dim")
     text.append(f"\nnodes: {_runtimes(loaded)}   links: {_backends(loaded)}")
@@ -146,30 +152,6 @@ def _wrap(words: Sequence[str], room: int) -> Text:
         else:
             lines.append(word)
     return Text("\n".join(lines) or "-")
-
-
-def _problems(trials: Sequence[Trial]) -> tuple[list[tuple[str, str]], list[str]]:
-    """Failures as (trials, reason), and lines about warnings and checks without evidence."""
-    failed: dict[str, list[str]] = {}
-    warned: dict[str, list[str]] = {}
-    unmeasured: dict[str, int] = {}
-    for trial in trials:
-        for check in validity_of(trial).checks:
-            if check.state == "failed":
-                failed.setdefault(check.reason, []).append(trial.label)
-            elif check.state == "warned":
-                warned.setdefault(check.reason, []).append(trial.label)
-            elif check.state == "not measured":
-                unmeasured[check.name] = unmeasured.get(check.name, 0) + 1
-    lines = [f"warning, {_some(where)}: {reason}" for reason, where in warned.items()]
-    never = [name for name, count in unmeasured.items() if count == len(trials)]
-    if never:
-        lines.append(f"not measured in any trial: {', '.join(never)}")
-    return [(_some(where), reason) for reason, where in failed.items()], lines
-
-
-def _some(names: Sequence[str]) -> str:
-    return "; ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _runtimes(trials: Sequence[Trial]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,11 +10,13 @@ from typing import Any, Literal
 import pandas as pd
 
 from testbed.measurement import checks
+from testbed.measurement import format as fmt
 from testbed.measurement.checks import Finding, Inputs
 from testbed.measurement.limits import LIMITS, Limit, Limits, OnFail
 from testbed.measurement.trial import Trial, load_trial
 
 State = Literal["passed", "failed", "warned", "not measured", "off"]
+STATES: tuple[State, ...] = ("failed", "warned", "not measured", "off", "passed")  # worst first
 VALID: Literal["VALID"] = "VALID"
 INVALID: Literal["INVALID"] = "INVALID"
 
@@ -111,6 +113,40 @@ def validity_of(trial: Trial) -> Validity:
         found.append(Check(str(entry.get("name")), entry.get("value"), entry.get("limit") or 0.0,
                            entry.get("unit") or "", passed, entry.get("reason") or "", state))
     return Validity(stored["verdict"], tuple(found))
+
+
+def worst_checks(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """One entry per check: the trial in which it was worst, failures first."""
+    about = {limit.name: limit for limit in LIMITS}
+    found: dict[str, list[tuple[Check, Trial]]] = {}
+    for trial in trials:
+        for check in validity_of(trial).checks:
+            found.setdefault(check.name, []).append((check, trial))
+    rows = []
+    for name, entries in found.items():
+        limit = about.get(name)
+        sign = -1.0 if limit is not None and limit.at_least else 1.0
+        check, trial = min(entries, key=lambda entry: (
+            STATES.index(entry[0].state), -sign * (entry[0].value if entry[0].value is not None else -1e300)))
+        measured = sum(entry.value is not None for entry, _ in entries)
+        state = check.state
+        if state in ("not measured", "off") and measured:  # the best evidence there is, not the lack of it
+            check, trial = min((entry for entry in entries if entry[0].value is not None),
+                               key=lambda entry: -sign * (entry[0].value or 0.0))
+            state = check.state
+        ratio = None
+        if check.value is not None:
+            top, bottom = (check.limit, check.value) if sign < 0 else (check.value, check.limit)
+            ratio = top / bottom if bottom else (0.0 if top == 0 else 2.0)
+        rows.append({
+            "name": name, "state": state, "what": limit.what if limit else name, "why": limit.why if limit else "",
+            "value": fmt.quantity(check.value, check.unit), "limit": fmt.quantity(check.limit, check.unit),
+            "sign": "≥" if sign < 0 else "≤", "ratio": ratio, "trial": trial.label, "reason": check.reason,
+            "measured": measured, "of": len(entries),
+            "failures": [{"trial": t.label, "reason": c.reason} for c, t in entries if c.state in
+                         ("failed", "warned")],
+        })
+    return sorted(rows, key=lambda row: STATES.index(row["state"]))
 
 
 def inputs_of(trial: Trial) -> Inputs:

@@ -24,7 +24,7 @@ const dash = (series) => DASHES[(series.point + Math.floor(series.color / 8)) % 
 function three(value) {
   if (value === null || value === undefined || !isFinite(value)) return "-";
   if (value === 0) return "0";
-  const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(value))));
+  const digits = Math.max(0, 2 - Math.floor(Math.log10(Math.abs(+value.toPrecision(3)))));
   return value.toFixed(Math.min(digits, 6));
 }
 const trim = (text) => text.replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D|$)/, "");
@@ -123,22 +123,15 @@ function axisY(target, s, x0, x1, { label = "", format = tick, count = 5 } = {})
   }
   if (label) target.append(svg("text", { x: 0, y: s(s.high) - 10 }, label));
 }
-/* Labels that would cover each other are moved apart vertically, in place. */
-function spread(items, gap) {
-  items.sort((a, b) => a.y - b.y);
-  for (let pass = 0; pass < 60; pass++) {
-    let moved = false;
-    for (let i = 1; i < items.length; i++) {
-      for (let j = 0; j < i; j++) {
-        const a = items[j], b = items[i];
-        const overlap = a.x < b.x + b.w && b.x < a.x + a.w;
-        if (overlap && Math.abs(b.y - a.y) < gap) {
-          const push = (gap - Math.abs(b.y - a.y)) / 2 + 0.1;
-          if (b.y >= a.y) { b.y += push; a.y -= push; } else { a.y += push; b.y -= push; }
-          moved = true;
-        }
-      }
-    }
-    if (!moved) break;
+/* Give each label {x, w, cx, cy} the first height near its dot at which it covers neither a label nor a dot. */
+function place(labels, top, bottom) {
+  const taken = labels.map((l) => ({ x: l.cx - 8, w: 16, y: l.cy, h: 16 }));
+  const free = (l, y) => taken.every((b) => l.x + l.w < b.x || b.x + b.w < l.x || Math.abs(b.y - y) >= (b.h + 15) / 2);
+  for (const l of [...labels].sort((a, b) => b.cx - a.cx)) {
+    const offsets = [-13, 15];
+    for (let k = 1; k < 14; k++) offsets.push(-13 - 16 * k, 15 + 16 * k);
+    const found = offsets.find((o) => l.cy + o > top && l.cy + o < bottom && free(l, l.cy + o));
+    l.y = l.cy + (found === undefined ? -13 : found);
+    taken.push({ x: l.x, w: l.w, y: l.y, h: 15 });
   }
 }

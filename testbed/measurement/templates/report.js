@@ -149,9 +149,9 @@
         svg("line", { x1: x(t.p95), x2: x(t.p95), y1: cy - 4, y2: cy + 4, style: `stroke:${color(s)}`, "stroke-width": 1.6 }));
       if (t.lo !== null) root.append(svg("line", { x1: cx, x2: cx, y1: y(t.lo), y2: y(t.hi), style: `stroke:${color(s)}`, "stroke-width": 1.6, opacity: .55 }));
       const text = `${label(s)}  ${percent(t.deadline)}`, w = text.length * 6.6;
-      labels.push({ i, text, w, x: Math.min(cx + 10, W - m.r - w), y: cy - 10, cx, cy });
+      labels.push({ i, text, w, x: Math.min(cx + 10, W - m.r - w), cx, cy });
     }
-    spread(labels, 17);
+    place(labels, m.t, H - m.b - 8);
     const dots = [];
     for (const l of labels) {
       const s = D.series[l.i], t = D.tradeoff[l.i], dot = svg("circle", { cx: l.cx, cy: l.cy, r: 7, style: `fill:${color(s)};stroke:var(--card)`, "stroke-width": 2 });
@@ -159,7 +159,8 @@
         { name: "accuracy", value: percent(t.acc) }, { name: "95% interval", value: t.lo === null ? "-" : `${percent(t.lo)} – ${percent(t.hi)}` },
         { name: "p50", value: msText(t.p50) }, { name: "p95", value: msText(t.p95) }, { name: "in time", value: percent(t.deadline) }]));
       dot.addEventListener("pointerleave", () => figure.hide());
-      const text = svg("text", { x: l.x, y: Math.max(12, l.y), class: "strong", style: "paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round" }, l.text);
+      if (Math.abs(l.y - l.cy) > 20) root.append(svg("line", { x1: l.cx, x2: l.x - 2, y1: l.cy, y2: l.y, style: `stroke:${color(s)}`, "stroke-width": 1, opacity: .6 }));
+      const text = svg("text", { x: l.x, y: l.y + 4, class: "strong", style: "paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round" }, l.text);
       root.append(text);
       dots.push(dot);
     }
