@@ -11,6 +11,7 @@ from typing import Any
 
 from testbed.errors import InputError
 from testbed.experiment.content import Content
+from testbed.measurement.limits import Limits
 from testbed.policies import Context, Policy, make_policy
 from testbed.policies.static import Fixed
 from testbed.schema.files import expand
@@ -53,6 +54,7 @@ class Trial:
     def config(self) -> dict[str, Any]:
         """The resolved configuration of this trial, JSON-ready: the scenario with just this policy."""
         config = self.scenario.model_dump(mode="json")
+        config["validity"] = self.scenario.model_dump(mode="json", exclude_none=True)["validity"]
         config["policies"] = [self.policy.model_dump(mode="json")]
         config["sweep"] = {}
         return config
@@ -77,6 +79,7 @@ def plan_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
     for point in expand(path, overrides, sweep):
         name = point.scenario.name
         content = check_content(point.scenario, path)
+        Limits.of(point.scenario.model_dump(mode="json", exclude_none=True)["validity"], file=path)
         for repeat in range(point.scenario.repeats):
             for policy in point.scenario.policies:
                 hashed = config_hash(point.scenario, policy, content.sha256)

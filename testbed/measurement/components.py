@@ -11,6 +11,7 @@ import pandas as pd
 from testbed.measurement.records import latency_s
 
 ISSUE, DECISION, ENCODE, DOWNLINK, UNACCOUNTED = "issue", "decision", "encode", "downlink", "unaccounted"
+ATTEMPT = "failed attempt"
 # each part of a hop row: (component suffix, start column, end column)
 _PARTS = (
     ("encode", "encode_start_ns", "encode_end_ns"),
@@ -26,7 +27,7 @@ def component_order(names: Sequence[str], tiers: Sequence[str]) -> list[str]:
     """Sort component names along a request's way: issue, device, uplink, edge, ..., downlink, unaccounted."""
 
     def key(name: str) -> tuple[float, str]:
-        fixed = {ISSUE: -3.0, DECISION: -2.0, ENCODE: 0.5, DOWNLINK: 1e6, UNACCOUNTED: 1e7}
+        fixed = {ISSUE: -3.0, DECISION: -2.0, ENCODE: 0.5, DOWNLINK: 1e6, ATTEMPT: 2e6, UNACCOUNTED: 1e7}
         if name in fixed:
             return fixed[name], name
         head, _, tail = name.partition(" ")
@@ -43,8 +44,8 @@ def components(requests: pd.DataFrame, hops: pd.DataFrame, tier_of: Mapping[str,
     """Return one row per answered request (index: request_id) and one column per component, in seconds.
 
     Components: `issue` (scheduled to issued), `decision`, `<tier> queue`, `<tier> compute`, `encode`,
-    `<tier>-<tier> up` (first byte handed over to last byte read), `downlink`, and `unaccounted`: what no
-    row explains. Intervals are laid on the request's time line in the order of their start; an instant
+    `<tier>-<tier> up` (first byte handed over to last byte read), `downlink`, `failed attempt` (a transfer that
+    got no answer, until what was done next), and `unaccounted`: what no row explains. Intervals are laid on the request's time line in the order of their start; an instant
     that two intervals cover counts for the earlier one, so the columns add up to the latency exactly.
     """
     done = requests[(requests["status"] == "ok") & requests["completed_ns"].notna()].drop_duplicates("request_id")
@@ -69,6 +70,12 @@ def components(requests: pd.DataFrame, hops: pd.DataFrame, tier_of: Mapping[str,
         end = rows[end_column].to_numpy("int64") - scheduled[who]
         pieces.append((who, start, end, _part_names(part, rows, tier_of)))
 
+    tried, until = _attempts(hops, done)
+    if len(tried):
+        who = index.get_indexer(tried["request_id"]).astype("int64")
+        pieces.append((who, tried["send_start_ns"].to_numpy("int64") - scheduled[who], until - scheduled[who],
+                       _names(ATTEMPT, len(tried))))
+
     who, start, end = (np.concatenate([piece[i] for piece in pieces]) for i in range(3))
     codes, labels = pd.factorize(np.concatenate([piece[3] for piece in pieces]))
     start, end = start.clip(min=0), np.minimum(end, total_ns[who])
@@ -86,6 +93,19 @@ def components(requests: pd.DataFrame, hops: pd.DataFrame, tier_of: Mapping[str,
     table[UNACCOUNTED] = table[UNACCOUNTED].where(table[UNACCOUNTED].abs() > 1e-12, 0.0)
     assert np.allclose(table.sum(axis=1), latency_s(done).clip(lower=0.0).to_numpy(), atol=1e-9)
     return table
+
+
+def _attempts(hops: pd.DataFrame, done: pd.DataFrame) -> tuple[pd.DataFrame, IntArray]:
+    """Transfers of answered requests that were never seen to arrive, and the instant of what came next."""
+    lost = hops["send_start_ns"].notna() & hops["recv_last_ns"].isna() & hops["request_id"].isin(done["request_id"])
+    if not lost.any():
+        return hops[lost], np.zeros(0, dtype=np.int64)
+    rows = hops[hops["request_id"].isin(hops.loc[lost, "request_id"])].sort_values(["request_id", "hop_index"])
+    begins = rows["encode_start_ns"].fillna(rows["queue_start_ns"]).fillna(rows["send_start_ns"])
+    following = begins.groupby(rows["request_id"]).shift(-1)
+    ended = rows["request_id"].map(done.set_index("request_id")["completed_ns"])
+    mine = lost.reindex(rows.index)
+    return rows[mine], following.fillna(ended)[mine].to_numpy("int64")
 
 
 def order_violations(hops: pd.DataFrame) -> int:

@@ -78,6 +78,8 @@ class Limits:
         actions: dict[str, OnFail] = dict.fromkeys(NAMES, "fail")
         for key, name in (("rate_tolerance", "rate_error"), ("rtt_tolerance", "rtt_error_s")):
             tolerance = (calibration or {}).get(key)
+            if isinstance(tolerance, str):  # a resolved configuration writes durations in seconds, as "0.003s"
+                tolerance = float(tolerance.removesuffix("s"))
             if isinstance(tolerance, int | float):
                 values[name] = float(tolerance)
         for name, entry in (overrides or {}).items():

@@ -165,6 +165,8 @@ METRICS: tuple[Metric, ...] = (
            lambda f: f["bytes_down"]),
     Metric("offload", "share", "requests that a tier beyond the device took part in / requests", "mean",
            lambda f: f["offloaded"]),
+    Metric("fallback", "share", "requests that the device answered by its fallback after a remote step failed / requests",
+           "mean", lambda f: _flag(f["ok"] & f["error_type"].str.startswith("fallback").fillna(False))),
     Metric("unaccounted_max", "s", "longest part of a request's latency that no hop explains", "max",
            lambda f: f[COMPONENT + UNACCOUNTED]),
 )
@@ -186,6 +188,7 @@ COMPONENT_MEANINGS: tuple[tuple[str, str], ...] = (
     ("TIER-TIER up", "from the first byte handed to the socket until the receiver read the last: "
      "link queue, transmission, propagation"),
     ("downlink", "the same for everything on its way back to the device"),
+    ("failed attempt", "a transfer that got no answer, until the next attempt or the fallback began"),
     ("unaccounted", "what no recorded interval covers; must stay below 1 ms"),
 )
 

@@ -138,6 +138,13 @@ class Calibration(Strict):
     rtt_tolerance: Duration = "3ms"  # type: ignore[assignment]
 
 
+class ValidityLimit(Strict):
+    """Another limit for one validity check, or another consequence of missing it."""
+
+    limit: float | None = Field(None, ge=0)
+    on_fail: Literal["fail", "warn", "off"] = "fail"
+
+
 class Scenario(Strict):
     """One experiment. Its trials are policies x sweep points x repeats, each in a network of its own."""
 
@@ -157,7 +164,7 @@ class Scenario(Strict):
     sweep: dict[str, list[Any]] = {}
     replay_step: Duration = "10ms"  # type: ignore[assignment]
     calibration: Calibration = Calibration()
-    validity: dict[str, float] = {}
+    validity: dict[str, float | ValidityLimit] = {}
 
     @property
     def device_tier(self) -> str:
