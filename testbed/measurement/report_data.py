@@ -12,6 +12,7 @@ from testbed.measurement.figure_data import figure_data, point_label
 from testbed.measurement.limits import LIMITS
 from testbed.measurement.metrics import COMPONENT_MEANINGS, FAMILIES, METRICS, Estimate
 from testbed.measurement.records import TABLES
+from testbed.measurement.reroutes import reroute_words
 from testbed.measurement.summary import Group, verdict
 from testbed.measurement.trial import Trial
 from testbed.measurement.validity import STATES, validity_of, worst_checks
@@ -52,7 +53,7 @@ def _headline(trials: Sequence[Trial]) -> list[str]:
     backends = {str(link.get("backend")) for t in trials for link in t.manifest.get("links") or []}
     started = min((str(t.manifest.get("started_utc") or "") for t in trials), default="")
     words = [f"{len(trials)} trial{'s' if len(trials) != 1 else ''}", f"{count} requests",
-             f"nodes: {', '.join(sorted(runtimes)) or 'unknown'}", f"links: {', '.join(sorted(backends)) or 'none'}"]
+             f"nodes: {', '.join(sorted(runtimes)) or 'unknown'}", f"links: {', '.join(sorted(backends)) or 'none'}", *reroute_words(trials)]
     return [*words, f"{started[:19].replace('T', ' ')} UTC"] if started else words
 
 

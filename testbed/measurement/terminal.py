@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from testbed.measurement import format as fmt
+from testbed.measurement.reroutes import reroute_words
 from testbed.measurement.stats import samples_needed
 from testbed.measurement.summary import Group, group_trials, verdict
 from testbed.measurement.trial import Trial, load_run
@@ -107,6 +108,8 @@ def footer(groups: Sequence[Group], report: str | Path | None = None) -> Text:
     if any(estimate.note for group in groups for estimate in group.estimates if estimate.metric == "latency_p99"):
         text.append(f"\n  ~ fewer than {samples_needed(0.99)} samples: this p99 is indicative only", style="dim")
     text.append(f"\nnodes: {_runtimes(loaded)}   links: {_backends(loaded)}")
+    for words in reroute_words(loaded):
+        text.append(f"\n{words}")
     if report is not None:
         text.append("\nreport: ").append(os.path.relpath(report), style="bold")
     return text
