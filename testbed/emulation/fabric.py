@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from testbed.emulation import netem
-from testbed.emulation.delayline import open_tap
+from testbed.emulation import plumbing
 from testbed.emulation.direction import MTU_BYTES, DirectionSpec
 from testbed.emulation.helper import Helper
 from testbed.emulation.netns import NetNamespace
@@ -56,10 +55,7 @@ class FabricLink:
     ) -> None:
         self.name, self.a, self.b, self.specs, self.backend, self.index = name, a, b, specs, backend, index
         self.tap_fds: tuple[int, int] | None = None
-
-    def sender(self, direction: str) -> Endpoint:
-        """The end whose egress a direction is shaped at."""
-        return self.a if direction == "up" else self.b
+        self.shaped_at: dict[str, Endpoint] = {}  # per direction, the interface whose egress holds the rate
 
 
 class LinkFabric:
@@ -96,29 +92,27 @@ class LinkFabric:
     ) -> FabricLink:
         """Make the two interfaces of a link and what lies between them.
 
-        backend: "none" is a plain veth pair (no delay or loss, also not later), "netem" a veth pair each way to a
-        small bridge with netem, "tap" two TAP devices joined by the delay line; "auto" takes the first that suffices
-        and that the kernel can do.
+        backend: what delays and loses packets. "none" cannot do it (also not later), "netem" is the kernel's, "tap" the
+        delay line; "auto" takes the first that suffices and that the kernel can do. A link that does nothing at all is
+        one veth pair; any other lies in a namespace of the fabric's own (see `plumbing.join`).
         """
         if self._shaper is not None:
             raise EmulationError(f"link {name}: links must be made before the fabric is started")
         if name in self._links:
             raise InputError("two links have the same name", value=name)
         link = FabricLink(name, a, b, {"up": up, "down": down}, self._choose(name, backend, up, down), len(self._links))
-        if link.backend == "tap":
-            link.tap_fds = open_tap(a.namespace, a.interface), open_tap(b.namespace, b.interface)
-            for end in (a, b):
-                address = ["address", end.mac] if end.mac else []
-                # the device's ring, behind the shaped queue, must never be what drops
-                end.namespace.run(["ip", "link", "set", "dev", end.interface, *address, "txqueuelen", "10000"])
-        elif link.backend == "netem":
-            if self._middle is None:
-                self._middle = NetNamespace.create()
-            netem.join(self._middle, link.index, a, b)
-            for direction in DIRECTIONS:
-                self._set_netem(link, direction)
+        if link.backend == "none" and not (up.shaped or down.shaped):
+            plumbing.veth_pair(a, b)
+            link.shaped_at = {"up": a, "down": b}
         else:
-            netem.veth_pair(a, b)
+            middle = self._middle = self._middle or plumbing.middle_namespace()
+            link.tap_fds = plumbing.join(middle, link.index, a, b, link.backend)
+            link.shaped_at = {
+                d: Endpoint(middle, plumbing.shaped_interface(link.backend, link.index, d)) for d in DIRECTIONS
+            }
+            if link.backend == "netem":
+                for direction in DIRECTIONS:
+                    self._set_netem(link, direction)
         self._links[name] = link
         return link
 
@@ -137,7 +131,7 @@ class LinkFabric:
             return backend
         if not impaired:
             return "none"
-        return "netem" if netem.available() else "tap"
+        return "netem" if plumbing.available() else "tap"
 
     def one_packet_at_a_time(self, namespace: NetNamespace, interface: str) -> None:
         """Keep an unshaped interface from sending 64 KB segments into shaped links.
@@ -184,7 +178,7 @@ class LinkFabric:
         directions, fds, opened = [], [], []
         for link in self._links.values():
             for direction in DIRECTIONS:
-                end, spec = link.sender(direction), link.specs[direction]
+                end, spec = link.shaped_at[direction], link.specs[direction]
                 kind, limit = spec.queue_limit()
                 ifindex, mtu = _interface(end)
                 trace_fd = None
@@ -305,6 +299,8 @@ class LinkFabric:
             "cpu_s": {"replay": shaped["cpu_s"], "delay_line": 0.0 if delayed is None else delayed["cpu_s"]},
             "priority": priority,
             "netlink_errors": shaped["errors"],
+            # true where the kernel lacks packet filters: senders' TCP then keeps the queues short (TCP small queues)
+            "sender_sees_queue": self._middle is not None and plumbing.catch_all() is None,
         }
         (self._run_dir / "links.json").write_text(json.dumps(self._summary, indent=1))
         return self._summary
@@ -320,7 +316,6 @@ class LinkFabric:
             link.tap_fds = None
         if self._middle is not None:
             self._middle.close()
-            self._middle = None
 
     def __enter__(self) -> LinkFabric:
         return self
@@ -360,7 +355,7 @@ class LinkFabric:
     def _set_netem(self, link: FabricLink, direction: str) -> None:
         assert self._middle is not None
         tables = self._run_dir / "netem"
-        netem.configure(self._middle, link.index, direction, link.specs[direction], tables)
+        plumbing.configure(self._middle, link.index, direction, link.specs[direction], tables)
         shutil.rmtree(tables, ignore_errors=True)
 
 

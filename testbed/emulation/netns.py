@@ -65,9 +65,16 @@ class NetNamespace:
 
         return _in_thread(inside)
 
-    def run(self, argv: Sequence[str], *, timeout_s: float = 20.0, env: dict[str, str] | None = None) -> str:
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout_s: float = 20.0,
+        env: dict[str, str] | None = None,
+        stdin: str | None = None,
+    ) -> str:
         """Run a command inside and return its stdout; EmulationError with its stderr when it fails."""
-        return self.call(lambda: run_checked(argv, timeout_s=timeout_s, env=env))
+        return self.call(lambda: run_checked(argv, timeout_s=timeout_s, env=env, stdin=stdin))
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -75,11 +82,13 @@ class NetNamespace:
             self.fd = -1
 
 
-def run_checked(argv: Sequence[str], *, timeout_s: float = 20.0, env: dict[str, str] | None = None) -> str:
+def run_checked(
+    argv: Sequence[str], *, timeout_s: float = 20.0, env: dict[str, str] | None = None, stdin: str | None = None
+) -> str:
     """Run a command here; its stdout, or an error with its stderr."""
     try:
         done = subprocess.run(
-            list(argv), capture_output=True, text=True, timeout=timeout_s, check=False, env=env, stdin=subprocess.DEVNULL
+            list(argv), capture_output=True, text=True, timeout=timeout_s, check=False, env=env, input=stdin or ""
         )
     except FileNotFoundError as error:
         raise MissingToolError(
