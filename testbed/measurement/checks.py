@@ -250,6 +250,7 @@ def link_bytes(inputs: Inputs, limit: float) -> Finding:
     """
     expected = _expected_bytes(inputs)
     failed = not inputs.requests["status"].eq("ok").fillna(False).all()
+    attempts = _attempted_bytes(inputs)
     worst: tuple[float, str, float, float] | None = None
     for name, polls in _polls(inputs, ["tx_bytes"]):
         if name not in expected:
@@ -263,8 +264,9 @@ def link_bytes(inputs: Inputs, limit: float) -> Finding:
         segments, back = messages + size / MSS_BYTES, messages + back_size / MSS_BYTES
         high = (size + SEGMENT_HEADER_BYTES * (segments + back) + CONNECTION_BYTES * messages
                 + SIDE_TRAFFIC_BYTES_PER_S * elapsed)
-        if failed:
+        if failed or name in attempts:
             low = 0.0  # what a request that failed really sent is not known
+            high += attempts.get(name, 0.0)
         dropped = polls["dropped_packets"].dropna()
         if len(dropped):  # a packet that was lost was sent again
             high += PACKET_BYTES * float(dropped.iloc[-1] - dropped.iloc[0])
@@ -330,6 +332,16 @@ def _way(names: list[str], node: str, direction: str, ends: Mapping[str, tuple[A
         node = str(dst if own == "up" else src)
         found.append((name, own))
     return found
+
+
+def _attempted_bytes(inputs: Inputs) -> dict[str, float]:
+    """`link direction` -> what transfers without an answer may have put on it, sent once and once again by TCP."""
+    rows = inputs.hops[inputs.hops["link"].notna() & inputs.hops["direction"].notna()]
+    lost = rows["send_start_ns"].notna() & rows["recv_last_ns"].isna()
+    size = rows["payload_bytes"].fillna(0).astype("float64") + rows["header_bytes"].fillna(0).astype("float64")
+    counts = rows.loc[lost, ["link", "direction"]].assign(link=rows.loc[lost, "link"].str.split(LIST_SEPARATOR, regex=False))
+    counts = counts.explode("link").groupby(["link", "direction"]).size()
+    return {f"{link} {direction}": 2.0 * float(count) * float(size.max()) for (link, direction), count in counts.items()}
 
 
 def _polls(inputs: Inputs, columns: list[str]) -> Iterator[tuple[str, pd.DataFrame]]:
