@@ -53,7 +53,8 @@ def _headline(trials: Sequence[Trial]) -> list[str]:
     backends = {str(link.get("backend")) for t in trials for link in t.manifest.get("links") or []}
     started = min((str(t.manifest.get("started_utc") or "") for t in trials), default="")
     words = [f"{len(trials)} trial{'s' if len(trials) != 1 else ''}", f"{count} requests",
-             f"nodes: {', '.join(sorted(runtimes)) or 'unknown'}", f"links: {', '.join(sorted(backends)) or 'none'}", *reroute_words(trials)]
+             f"nodes: {', '.join(sorted(runtimes)) or 'unknown'}", f"links: {', '.join(sorted(backends)) or 'none'}",
+             *reroute_words(trials)]
     return [*words, f"{started[:19].replace('T', ' ')} UTC"] if started else words
 
 
