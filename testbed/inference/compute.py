@@ -25,7 +25,7 @@ class _ProfileFile(Strict):
     description: str
     source: str = Field(min_length=10)
     slowdown: float | None = Field(None, gt=0, le=10_000)
-    table: dict[str, dict[str, Duration]] = {}
+    table: dict[str, dict[str, Duration]] = Field(default_factory=dict)
 
     @field_validator("table")
     @classmethod

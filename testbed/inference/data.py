@@ -62,8 +62,7 @@ def enlarge(images: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     weight = np.zeros((size, h), np.float32)
     weight[np.arange(size), low] = 1 - (position - low)
     weight[np.arange(size), low + 1] = position - low
-    larger: NDArray[np.float32] = weight @ images @ weight.T
-    return larger
+    return np.asarray(weight @ images @ weight.T, np.float32)
 
 
 def _digits(split: Split) -> Dataset:

@@ -131,7 +131,7 @@ def describe(model: StagedModel, test: Dataset, machine: str) -> dict[str, Any]:
             stages.append({"name": name, "shape": list(shapes[index]), "size_bytes": x.numel() * 4, "macs": macs,
                            "reference_time_s": round(stage_times[index], 7)})
             if index in model.exits:
-                head = model.heads[str(index)] if str(index) in model.heads else None
+                head = None if index == model.num_stages - 1 else model.heads[str(index)]
                 exits.append({"name": model.exits[index], "after": index,
                               "accuracy": round(scores["accuracy"][model.exits[index]], 4),
                               "parameters": sum(p.numel() for p in head.parameters()) if head else 0,

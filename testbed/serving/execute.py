@@ -33,6 +33,7 @@ from testbed.serving.worker import BadInput, Expired, UnknownModel, Worker, Work
 
 Hop = dict[str, Any]
 _ERROR_TYPES = {UnknownModel: "unknown_model", BadInput: "bad_request", Expired: "timeout", WorkerClosed: "closed"}
+_STATUS_TYPES = {400: "bad_request", 404: "unknown_model", 413: "too_large", 503: "not_ready"}
 _HOP_KEYS = frozenset({
     "kind", "src_node", "dst_node", "direction", "stage", "payload_bytes", "header_bytes", "encode_start_ns",
     "encode_end_ns", "send_start_ns", "recv_first_ns", "recv_last_ns", "queue_start_ns", "compute_start_ns",
@@ -223,7 +224,8 @@ def _arrived(local: str, client: NodeClient, node: str, up: Hop, hops: list[Hop]
                 raise ProtocolError("an answer to a plan is one FP32 tensor")
         else:
             told = parse_json(answer.body)
-            error_type, message = str(told.get("error_type", f"http_{answer.status}")), str(told.get("error", ""))
+            guess = _STATUS_TYPES.get(answer.status, f"http_{answer.status}")
+            error_type, message = str(told.get("error_type", guess)), str(told.get("error", ""))
             timing = _timing(told["testbed_timing"]) if "testbed_timing" in told else {}
     except ProtocolError as error:
         response, message = None, f"{node} answered with status {answer.status}, but not as a node: {error}"

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.web_protocol import RequestHandler
 
 from testbed.serving.protocol import dump_json
@@ -24,7 +24,7 @@ class Connection(RequestHandler):
         self.last_ns = 0
         self.unanswered = False  # bytes of a request have come and its answer has not gone
         self.half_closed = False
-        self.reading: asyncio.StreamReader | Any = None
+        self.reading: StreamReader | None = None
 
     def data_received(self, data: bytes) -> None:
         self.last_ns = time.monotonic_ns()

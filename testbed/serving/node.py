@@ -84,6 +84,7 @@ async def _serve(config: Mapping[str, Any], die_with_stdin: bool) -> None:
         raise InputError(f"cannot listen: {error.strerror}", key="port", value=config.get("port", 8000),
                          remedy="choose a free port") from None
     await worker.warm_up()
+    times = await _model_times(worker)
     telemetry = None
     if "telemetry" in config:
         telemetry = asyncio.create_task(write_telemetry(
@@ -91,7 +92,7 @@ async def _serve(config: Mapping[str, Any], die_with_stdin: bool) -> None:
     server.ready = True
     facts = {"node": name, "port": port, "pid": os.getpid(), "models": list(models), "compute": profile.name,
              "start_s": round(time.monotonic() - begin, 3), "memory_bytes": memory_bytes(),
-             "model_time_s": await _model_times(worker)}
+             "model_time_s": times}
     if "ready" in config:
         _write_atomic(Path(config["ready"]), json.dumps(facts))
     print(json.dumps(facts), flush=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from testbed.inference.codecs import CODECS
 from testbed.inference.exits import ExitRule
 
 MAX_STEPS = 16
+NO_EXIT = ExitRule()
 _KEYS = {"node", "model", "start", "stop", "codec", "exit"}
 
 
@@ -26,7 +28,7 @@ class Step:
     start: int
     stop: int
     codec: str = "raw"
-    rule: ExitRule = ExitRule()
+    rule: ExitRule = NO_EXIT
 
     def to_json(self) -> dict[str, Any]:
         """The JSON that `parse_steps` reads."""
@@ -47,7 +49,7 @@ def parse_steps(value: object) -> list[Step]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not 1 <= len(value) <= MAX_STEPS:
         raise PlanError(f"a plan is a list of 1 to {MAX_STEPS} steps")
     steps = [_step(item, f"plan[{i}]") for i, item in enumerate(value)]
-    for i, (before, step) in enumerate(zip(steps, steps[1:], strict=False), start=1):
+    for i, (before, step) in enumerate(pairwise(steps), start=1):
         goes_on = step.model == before.model and step.start == before.stop
         # beginning anew needs the request's input where the step before it ran, because that node sends it on
         if not goes_on and not (step.start == 0 and before.start == 0):

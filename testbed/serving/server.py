@@ -59,9 +59,9 @@ class NodeServer:
     async def start(self, host: str, port: int) -> int:
         """Listen; returns the port (useful with port 0)."""
         server = ConnectionServer(self._handle, access_log=None, keepalive_timeout=3600.0, lingering_time=1.0)
-        self._runner = web.ServerRunner(server, handle_signals=False)
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=2.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port, backlog=512, shutdown_timeout=2.0)
+        site = web.TCPSite(self._runner, host, port, backlog=512)
         await site.start()
         bound: int = self._runner.addresses[0][1]
         return bound
