@@ -107,7 +107,9 @@ class Flood:
     def __init__(self, namespace: NetNamespace, address: str) -> None:
         self._process = namespace.call(
             lambda: subprocess.Popen(
-                [sys.executable, __file__, "--flood", address], cwd=PROJECT, env={**os.environ, "PYTHONPATH": str(PROJECT)}
+                [sys.executable, __file__, "--flood", address],
+                cwd=PROJECT,
+                env={**os.environ, "PYTHONPATH": str(PROJECT)},
             )
         )
 
@@ -209,7 +211,24 @@ def run_tc(trace: Trace, seconds: float, step_ms: int, folder: Path) -> dict[str
     pair.a.run(["ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", pair.b.path])
     pair.addresses()
     pair.a.run(["tc", "qdisc", "add", "dev", "eth0", "root", "handle", "1:", "htb", "default", "1"])
-    pair.a.run(["tc", "class", "add", "dev", "eth0", "parent", "1:", "classid", "1:1", "htb", "rate", "5mbit", "quantum", "1514"])
+    pair.a.run(
+        [
+            "tc",
+            "class",
+            "add",
+            "dev",
+            "eth0",
+            "parent",
+            "1:",
+            "classid",
+            "1:1",
+            "htb",
+            "rate",
+            "5mbit",
+            "quantum",
+            "1514",
+        ]
+    )
     pair.a.run(["tc", "qdisc", "add", "dev", "eth0", "parent", "1:1", "pfifo", "limit", str(DEEP_QUEUE)])
     change = ["tc", "class", "change", "dev", "eth0", "parent", "1:", "classid", "1:1", "htb", "rate"]
 
@@ -365,7 +384,9 @@ def inside(options: argparse.Namespace) -> None:
             made.mkdir()
             return made
 
-        print(f"{'trace':24} {'method':8} {'step':>6} {'total':>8} {'10 ms':>7} {'100 ms':>7} {'1 s':>7} {'CPU':>7}  lag p99")
+        print(
+            f"{'trace':24} {'method':8} {'step':>6} {'total':>8} {'10 ms':>7} {'100 ms':>7} {'1 s':>7} {'CPU':>7}  lag p99"
+        )
         for path in options.traces:
             trace = load_trace(path)
             for method in options.methods.split(","):
@@ -411,7 +432,15 @@ def main() -> None:
         inside(options)
     else:
         traces = [str(p.resolve()) for p in options.traces or data_traces()]
-        argv = [sys.executable, __file__, "--inside", "--seconds", str(options.seconds), "--repeats", str(options.repeats)]
+        argv = [
+            sys.executable,
+            __file__,
+            "--inside",
+            "--seconds",
+            str(options.seconds),
+            "--repeats",
+            str(options.repeats),
+        ]
         argv += ["--methods", options.methods, *(["--no-tcp"] if options.no_tcp else [])]
         argv += ["--out", str(Path(options.out).resolve())] if options.out else []
         environment = {**os.environ, "PYTHONPATH": str(PROJECT)}

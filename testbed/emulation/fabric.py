@@ -118,7 +118,9 @@ class LinkFabric:
 
     def _choose(self, name: str, backend: str, up: DirectionSpec, down: DirectionSpec) -> str:
         if backend not in BACKENDS:
-            raise InputError("unknown link backend", key=name, value=backend, remedy=f"use one of {', '.join(BACKENDS)}")
+            raise InputError(
+                "unknown link backend", key=name, value=backend, remedy=f"use one of {', '.join(BACKENDS)}"
+            )
         impaired = up.impaired or down.impaired
         if backend == "none" and impaired:
             raise InputError(

@@ -42,9 +42,7 @@ def _attribute(kind: int, payload: bytes) -> bytes:
     return _ATTR.pack(len(payload) + 4, kind) + payload + b"\0" * (-len(payload) % 4)
 
 
-_STAB = _attribute(
-    _TCA_STAB, _attribute(1, struct.pack("=BBhiIIII", 0, 0, 0, -ETHERNET_HEADER_BYTES, 1, 0, 0, 0))
-)
+_STAB = _attribute(_TCA_STAB, _attribute(1, struct.pack("=BBhiIIII", 0, 0, 0, -ETHERNET_HEADER_BYTES, 1, 0, 0, 0)))
 
 
 @dataclass(frozen=True)

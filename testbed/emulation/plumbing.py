@@ -57,8 +57,10 @@ def _works(commands: list[str]) -> bool:
 def veth_pair(a: Endpoint, b: Endpoint) -> None:
     """One veth device, one end in each namespace: a link that does nothing to its packets."""
     a.namespace.run(
-        ["ip", "link", "add", "name", a.interface, *_address(a), "type", "veth"]
-        + ["peer", "name", b.interface, *_address(b), "netns", b.namespace.path]
+        [
+            *("ip", "link", "add", "name", a.interface, *_address(a), "type", "veth"),
+            *("peer", "name", b.interface, *_address(b), "netns", b.namespace.path),
+        ]
     )
 
 
@@ -89,7 +91,9 @@ def join(middle: NetNamespace, index: int, a: Endpoint, b: Endpoint, backend: st
     port_a, core_a, core_b, port_b = (f"{letter}{index}" for letter in "axyb")
     inner = [port_a, port_b]
     commands = [
-        " ".join(["link add name", port, "type veth peer name", end.interface, *_address(end), "netns", end.namespace.path])
+        " ".join(
+            ["link add name", port, "type veth peer name", end.interface, *_address(end), "netns", end.namespace.path]
+        )
         for port, end in ((port_a, a), (port_b, b))
     ]
     fds = None

@@ -350,9 +350,9 @@ class Shaper:
         """Until told to stop, or the parent has gone."""
         control_fd = self._control.fileno()
         while True:
-            if control_fd in self._waiter.wait(self._schedule[0][0] if self._schedule else None):
-                if not self._answer():
-                    break
+            ready = self._waiter.wait(self._schedule[0][0] if self._schedule else None)
+            if control_fd in ready and not self._answer():
+                break
             while self._schedule and self._schedule[0][0] <= monotonic_ns():
                 self._fire(*heapq.heappop(self._schedule))
         self._rows.close()

@@ -46,9 +46,7 @@ def test_the_default_queue_is_30_packets_or_200_ms():
     assert DirectionSpec(rate_bps=8000, queue=QueueLimit(seconds=0.05)).queue_limit() == ("bytes", 3000)
 
 
-@pytest.mark.parametrize(
-    ("distribution", "spread"), [("normal", 1.0), ("uniform", 1 / np.sqrt(3)), ("pareto", None)]
-)
+@pytest.mark.parametrize(("distribution", "spread"), [("normal", 1.0), ("uniform", 1 / np.sqrt(3)), ("pareto", None)])
 def test_tables_are_centred_and_scaled(distribution, spread):
     table = DirectionSpec(jitter_distribution=distribution).jitter_table / TABLE_SCALE
     assert (np.diff(table) >= 0).all()

@@ -184,9 +184,7 @@ def test_a_set_rate_overrides_the_trace_until_it_is_taken_back(wire):
 
 
 def test_rows_say_what_the_kernel_counted(wire):
-    link = wire(
-        DirectionSpec(trace=steps_trace([4.0]), queue=DEEP), DirectionSpec(rate_bps=1_000_000, delay_s=0.0)
-    )
+    link = wire(DirectionSpec(trace=steps_trace([4.0]), queue=DEEP), DirectionSpec(rate_bps=1_000_000, delay_s=0.0))
 
     def run():
         start_with_full_queue(link, 1000, 1500)

@@ -83,7 +83,9 @@ def test_mounts_made_outside_later_are_seen_inside(tmp_path):
         sys.exit(p.wait(20))
     """)
     # in a mount namespace of its own, so that making it shared changes nothing for the machine
-    done = subprocess.run(["unshare", "--mount", sys.executable, "-c", script], cwd=Path(__file__).parents[2], timeout=30)
+    done = subprocess.run(
+        ["unshare", "--mount", sys.executable, "-c", script], cwd=Path(__file__).parents[2], timeout=30
+    )
     assert done.returncode == 0
 
 
@@ -100,7 +102,9 @@ def test_a_command_that_does_not_exist_is_an_error():
 def test_orphans_are_reaped_and_end_with_the_command():
     mark = f"SANDBOX_MARK={os.getpid()}-orphans"
     name, _, value = mark.partition("=")
-    code, text = run("(sleep 100 &) ; (true &) ; sleep 0.3; ps ax | grep -c '[d]efunct'", env={**os.environ, name: value})
+    code, text = run(
+        "(sleep 100 &) ; (true &) ; sleep 0.3; ps ax | grep -c '[d]efunct'", env={**os.environ, name: value}
+    )
     assert (code, text) == (1, "0\n")
     assert wait_until(lambda: not processes_with(mark), GONE_WITHIN_S)
 
@@ -193,7 +197,10 @@ def test_a_plain_user_gets_a_sandbox_where_the_kernel_allows_it(tmp_path):
     """)
     done = subprocess.run(
         ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "/usr/bin/python3", "-c", script],
-        capture_output=True, text=True, timeout=30, cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd="/",
     )
     assert done.returncode in (0, 77), done.stderr
     if done.returncode == 0:
