@@ -7,7 +7,7 @@ import os
 import selectors
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from testbed.experiment.trials import Experiment, Trial
 from testbed.measurement.atomic import write_json_atomic
 
 Progress = Callable[[Trial, dict[str, Any]], None]
-STOP_GRACE_S = 5.0
+PROGRAM = (sys.executable, "-m", "testbed.experiment.trial")
+SILENCE_S = 600
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class Result:
 
 
 def run_experiment(experiment: Experiment, root: Path, *, resume: bool = True, engine: str = "auto",
-                   on_progress: Progress = lambda trial, event: None) -> list[Result]:
+                   on_progress: Progress = lambda trial, event: None,
+                   program: Sequence[str] = PROGRAM) -> list[Result]:
     """Run every trial that is not complete. Raises EmulationError when a folder is held by another run.
 
     A trial that fails is recorded and the next one runs; `KeyboardInterrupt` ends the running trial (marked
     `interrupted`, to be redone) and goes on to the caller. Complete trials are never touched, unless `resume` is off.
+    `program` is what runs in the sandbox, with the trial's folder as its last argument.
     """
     results = []
     for trial in experiment.trials:
@@ -50,12 +53,12 @@ def run_experiment(experiment: Experiment, root: Path, *, resume: bool = True, e
             continue
         with folder.lock():
             folder.begin(trial)
-            error = _run(trial, folder, engine, on_progress)
+            error = _run(trial, folder, engine, on_progress, program)
         results.append(Result(trial, folder, False, folder.verdict, error))
     return results
 
 
-def _run(trial: Trial, folder: TrialFolder, engine: str, on_progress: Progress) -> str | None:
+def _run(trial: Trial, folder: TrialFolder, engine: str, on_progress: Progress, program: Sequence[str]) -> str | None:
     write_json_atomic(folder.path / "trial.json", {
         "run_id": trial.run_id, "scenario": trial.scenario.name, "config_hash": trial.config_hash,
         "repeat": trial.repeat, "policy": trial.policy.name, "sweep_point": dict(trial.point),
@@ -68,8 +71,7 @@ def _run(trial: Trial, folder: TrialFolder, engine: str, on_progress: Progress) 
         reader, writer = os.pipe()
         stack.callback(os.close, reader)
         try:
-            process = Sandbox.spawn([sys.executable, "-m", "testbed.experiment.trial", str(folder.path)],
-                                    stdout=writer, stderr=stderr, env=dict(os.environ), cwd=None)
+            process = Sandbox.spawn([*program, str(folder.path)], stdout=writer, stderr=stderr, env=dict(os.environ), cwd=None)
         finally:
             os.close(writer)
         try:
@@ -97,8 +99,8 @@ def _follow(process: SandboxProcess, reader: int, trial: Trial, on_progress: Pro
         selector.register(reader, selectors.EVENT_READ)
         while True:
             if not selector.select(timeout=1.0):
-                if time.monotonic() - last > 600:
-                    raise EmulationError("the trial has said nothing for ten minutes; it was ended")
+                if time.monotonic() - last > SILENCE_S:
+                    raise EmulationError(f"the trial has said nothing for {SILENCE_S} s; it was ended")
                 continue
             chunk = os.read(reader, 65536)
             if not chunk:
