@@ -151,7 +151,7 @@ class OpenVSwitch:
         done = subprocess.run(list(argv), env=self.environment, capture_output=True, text=True, timeout=20, check=False,
                               stdin=subprocess.DEVNULL)
         if done.returncode:
-            raise EmulationError(f"{' '.join(argv[:1] + argv[2:])}: {done.stderr.strip()}")
+            raise EmulationError(f"{' '.join(argv)}: {done.stderr.strip()}")
         return done.stdout
 
     def _daemon(self, program: str, *arguments: str) -> None:
