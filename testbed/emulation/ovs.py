@@ -148,8 +148,13 @@ class OpenVSwitch:
     # ---- inside ----------------------------------------------------------------------------------------------
 
     def _tool(self, *argv: str) -> str:
-        done = subprocess.run(list(argv), env=self.environment, capture_output=True, text=True, timeout=20, check=False,
-                              stdin=subprocess.DEVNULL)
+        try:
+            done = subprocess.run(list(argv), env=self.environment, capture_output=True, text=True, timeout=20, check=False,
+                                  stdin=subprocess.DEVNULL)
+        except FileNotFoundError:
+            raise MissingToolError(f"Open vSwitch is not installed (no {argv[0]})", remedy=_REMEDY) from None
+        except subprocess.TimeoutExpired:
+            raise EmulationError(f"{' '.join(argv)}: no answer within 20 s; see {self.logs}") from None
         if done.returncode:
             raise EmulationError(f"{' '.join(argv)}: {done.stderr.strip()}")
         return done.stdout
