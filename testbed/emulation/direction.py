@@ -86,9 +86,10 @@ class DirectionSpec:
     trace, trace_offset_ns: replayed rate, from that position of the trace on; see `replay` for the exact semantics.
     at_end: after the last segment begin again ("loop"), or carry nothing any more ("stop").
     delay_s: one-way delay behind the queue. jitter_s: spread of the delay, drawn per packet: standard deviation for
-        "normal" and "pareto" (shape 3: long upper tail), half width for "uniform"; or pass recorded one-way
-        delays in seconds as ``jitter_samples_s`` (standardised, then scaled by ``jitter_s``; `with_rtt_log` sets all three). A delay below zero counts as zero; deviations are cut at four
-        jitter_s, as netem's table does. Packets whose drawn delays cross overtake each other.
+        "normal" and "pareto" (shape 3: long upper tail), half width for "uniform"; or pass recorded one-way delays
+        in seconds as ``jitter_samples_s`` (standardised, then scaled by ``jitter_s``; `with_rtt_log` sets all three).
+        A delay below zero counts as zero; deviations are cut at four jitter_s, as netem's table does. Packets whose
+        drawn delays cross overtake each other.
     loss: probability per packet; with ``loss_correlation``, losses come in runs with the same mean loss.
         ``gilbert_elliott`` gives the two-state chain directly (then loss must be 0).
     reorder: probability that a packet skips the delay. duplicate: probability that it is sent twice.

@@ -72,7 +72,7 @@ def middle_namespace() -> NetNamespace:
         for group in ("default", "all"):
             try:
                 Path(f"/proc/sys/net/ipv6/conf/{group}/disable_ipv6").write_text("1")
-            except OSError:  # no IPv6, or /proc/sys is read-only: then each interface's own setting must do
+            except OSError:  # no IPv6, or /proc/sys is read-only: then its announcements pass the links, too
                 return
 
     middle.call(quiet)
@@ -108,7 +108,7 @@ def join(middle: NetNamespace, index: int, a: Endpoint, b: Endpoint, backend: st
             commands += [f"link set dev {core} txqueuelen 10000" for core in (core_a, core_b)]
         else:
             commands.append(f"link add name {core_a} type veth peer name {core_b}")
-    commands += [f"link set dev {name} addrgenmode none up" for name in inner]
+    commands += [f"link set dev {name} up" for name in inner]
     middle.run(["ip", "-batch", "-"], stdin="\n".join(commands))
     words = catch_all()
     if words is None:
@@ -131,7 +131,7 @@ def _bridge(middle: NetNamespace, index: int, pairs: list[tuple[str, str]]) -> N
         options = "stp_state 0 forward_delay 0 mcast_snooping 0 ageing_time 0 group_fwd_mask 0xfff8"
         commands.append(f"link add name {name} type bridge {options}")
         commands += [f"link set dev {port} master {name}" for port in ports]
-        commands.append(f"link set dev {name} addrgenmode none up")
+        commands.append(f"link set dev {name} up")
     middle.run(["ip", "-batch", "-"], stdin="\n".join(commands))
 
 

@@ -34,9 +34,11 @@ SCRIPT = """
     h1.cmd("ping -c 1 10.0.0.2")
     ping = h1.cmd("ping -n -c 5 -i 0.1 10.0.0.2")
     server = h2.popen(["iperf3", "-s", "-1"])
-    time.sleep(0.5)
-    client = h1.popen(["iperf3", "-c", "10.0.0.2", "-t", "2", "-J"])
-    report = json.loads(client.communicate()[0])
+    for attempt in range(40):  # until the server listens
+        time.sleep(0.5)
+        report = json.loads(h1.popen(["iperf3", "-c", "10.0.0.2", "-t", "2", "-J"]).communicate()[0])
+        if "error" not in report:
+            break
     counters = fabric.counters()
     summary = fabric.stop()
     print(json.dumps({"ping": ping, "iperf": report["end"], "counters": counters, "summary": summary,

@@ -27,7 +27,7 @@ def steps_trace(mbps: list[float], segment_ms: int = 50, packet_bits: int | None
 
 def start_with_full_queue(link, packets: int, ip_bytes: int) -> int:
     """Fill the queue while the link is held, start the replay, let go; returns the bytes sent before."""
-    link.fabric.set_down("wire", True)
+    link.fabric.set_down("wire", True, directions=["up"])
     send = link.sender()
     for number in range(packets):
         send(number, ip_bytes)
