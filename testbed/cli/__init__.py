@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, attribute, _ = COMMANDS[args[0]]
     try:
         app = getattr(importlib.import_module(module), attribute)
-        result = app(args=args[1:], prog_name=f"testbed {args[0]}", standalone_mode=True)
-        return int(result or 0)
+        app(args=args[1:], prog_name=f"testbed {args[0]}", standalone_mode=True)  # ends with SystemExit
+        return 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1 if stop.code else 0
     except TestbedError as error:

@@ -24,7 +24,7 @@ def run(
     engine: str = typer.Option("auto", help="container engine: auto, podman or docker"),
     resume: bool = typer.Option(True, help="skip trials that are complete"),
     dry_run: bool = typer.Option(False, "--dry-run", help="print the trials and stop"),
-) -> int:
+) -> None:
     """Run the trials of FILE; exit code 0 when all ran (VALID or not), 4 when one failed, 2 for bad input."""
     from testbed.errors import InputError
     from testbed.experiment.trials import plan_experiment
@@ -37,8 +37,8 @@ def run(
         for trial in experiment.trials:
             print(f"{trial.run_id}  {trial.label}")
         print(f"{len(experiment.trials)} trials, about {_duration(sum(map(expected_s, experiment.trials)))}")
-        return 0
-    return _run(experiment, runs, resume, engine)
+        return
+    raise typer.Exit(_run(experiment, runs, resume, engine))
 
 
 def expected_s(trial: Any) -> float:

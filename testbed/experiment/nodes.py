@@ -161,7 +161,7 @@ class NodeSet:
                 rows.append({"name": node, "tier": tier.name, "address": network.addresses[node],
                              "runtime": engine.runtime, "engine": f"{engine.name} {engine.version}",
                              "image": tier.image if engine.runtime == "container" else None,
-                             "compute": tier.compute.profile or "real", "outputs": tier.compute.outputs,
+                             "compute": tier.compute.profile or "real",
                              "cpus": tier.cpus, "memory_bytes": tier.memory,
                              "role": "device" if node in self.trial.devices else "server"})
         return rows

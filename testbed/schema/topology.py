@@ -129,7 +129,6 @@ class Compute(Strict):
     """Speed of a node: this machine's (`real`), or a compute profile that holds the worker to its service times."""
 
     profile: str | None = None
-    outputs: Literal["real", "memoised"] = "real"
 
 
 def _compute(value: object) -> object:
