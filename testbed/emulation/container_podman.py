@@ -228,7 +228,7 @@ def write_configuration(state_dir: Path) -> None:
 def base_command(state_dir: Path, image: str) -> list[str]:
     command = [
         "podman",
-        "--log-level=error",
+        "--log-level=fatal",  # its own complaints would stand in the node's log; a failed start is said anyway
         f"--tmpdir={state_dir}/tmp",
         # runc keeps its state in /run/runc otherwise, for all trials and for ever
         f"--runtime-flag=root={state_dir}/runtime",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,10 @@ case "$*" in
     *"-m pip"*) echo "pip $*" >>"$CALLS"; [ ! -e "$FAIL" ] || exit 1; touch PROJECT/.venv/bin/testbed
                 chmod +x PROJECT/.venv/bin/testbed ;;
     *"import mininet"*) ;;
-    *) exec /usr/bin/python3 "$@" ;;
+    *) exec SYSTEM_PYTHON "$@" ;;
 esac
 """
+SYSTEM_PYTHON = os.path.realpath(sys.executable)
 NOTED = '#!/bin/sh\necho "NAME $*" >>"$CALLS"\n'
 
 
@@ -42,7 +44,10 @@ class Machine:
             shutil.copy(PROJECT / name, self.project / name)
         environment = self.project / ".venv/bin"
         environment.mkdir(parents=True)
-        self.program(environment / "python", FAKE_PYTHON.replace("PROJECT", str(self.project)))
+        self.program(
+            environment / "python",
+            FAKE_PYTHON.replace("PROJECT", str(self.project)).replace("SYSTEM_PYTHON", SYSTEM_PYTHON),
+        )
         self.program(environment / "pip", f"#!{environment}/python\n")
         (self.project / ".venv/pyvenv.cfg").write_text("include-system-site-packages = true\n")
         self.system("debian", "12")
