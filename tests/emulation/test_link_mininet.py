@@ -66,5 +66,8 @@ def test_hosts_behind_a_bridge_get_the_rate_and_delay_of_their_links(tmp_path, i
     assert received_bps < 8e6
     assert received_bps > (4e6 if coarse else 0.9 * 8e6 * 1448 / 1500)
     payload_bytes = result["iperf"]["sum_received"]["bytes"]
-    assert result["counters"]["h1-s1"]["up"]["tx_bytes"] == pytest.approx(payload_bytes * 1500 / 1448, rel=0.03)
+    assert result["counters"]["h1-s1"]["up"]["tx_bytes"] == pytest.approx(
+        payload_bytes * 1500 / 1448,
+        rel=0.15 if coarse else 0.03,  # of a short transfer in slow time, more is under way at its end
+    )
     assert result["summary"]["links"]["h1-s1"]["up"]["rate_readback_bps"] == 8_000_000

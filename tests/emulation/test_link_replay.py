@@ -74,8 +74,10 @@ def test_every_credit_is_the_traces_own(wire):
     first, last = int(updates["asked_ns"][0]), int(updates["asked_ns"][-1])
     assert first == start_ns  # one direction: no stagger
     assert len(updates) >= 40
-    played_ns = last - start_ns + STEP_NS
-    assert updates["credit_bytes"].sum() == trace.bits_between(offset_ns, offset_ns + played_ns) // 8
+    # a step that comes late makes up for those it missed: the last one may, too
+    late_steps = int(updates["applied_ns"][-1] - last) // STEP_NS
+    ends_ns = [offset_ns + last - start_ns + STEP_NS * (1 + missed) for missed in range(late_steps + 1)]
+    assert updates["credit_bytes"].sum() in [trace.bits_between(offset_ns, end_ns) // 8 for end_ns in ends_ns]
     assert (updates["applied_ns"] >= updates["asked_ns"]).all()
 
 
