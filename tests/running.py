@@ -1,5 +1,6 @@
 """How tests run the `testbed` command, and a shortened quickstart, as a user would."""
 
+import json
 import os
 import subprocess
 import sys
@@ -32,4 +33,4 @@ def logs(runs: Path) -> str:
 
 def trial_folders(runs: Path) -> Sequence[Path]:
     """Folders of all complete trials."""
-    return sorted(p.parent for p in runs.rglob("manifest.json"))
+    return sorted(p.parent for p in runs.rglob("status.json") if json.loads(p.read_text())["state"] == "complete")

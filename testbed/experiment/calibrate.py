@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -19,6 +20,7 @@ PING_FRAME_BYTES = 84  # IP packet of a default ping
 OVERLOAD = 1.1  # the sender offers this much more than the link may carry
 FIRST_PORT = 5201
 CONNECT_TRIES = 40
+TRIES, GOOD_SHARE = 3, 0.02  # measure again what is off by more
 MAX_IPERF_BPS = 2e8  # an emulated link above this is not saturated; it would measure this machine
 
 
@@ -53,10 +55,11 @@ class LinkMeasurement:
     asked_rtt_s: float
     measured_rtt_s: float | None
     packet_loss: float
+    tries: int
 
 
 def calibrate_links(targets: Sequence[LinkTarget], popen: Popen, *, time_s: float, pings: int,
-                    workers: int = 4) -> list[dict[str, Any]]:
+                    workers: int = os.cpu_count() or 1) -> list[dict[str, Any]]:
     """Ping, then iperf3 up and down, over each link. Raises EmulationError when a tool fails.
 
     A few links are measured side by side (they share nothing but this machine's CPU); pings first, all links idle.
@@ -73,8 +76,12 @@ def _link(target: LinkTarget, port: int, rtts: Mapping[str, tuple[float | None, 
     rtt, loss = rtts[target.name]
     results = []
     for direction, asked in (("up", target.up_bps), ("down", target.down_bps)):
-        rate = None if asked is None or asked > MAX_IPERF_BPS else _iperf(target, port, direction, asked, popen, time_s)
-        results.append(LinkMeasurement(target.name, direction, asked, rate, target.rtt_s, rtt, loss))
+        rate, tries = None, 0
+        # a sender that this machine held up for a moment measures itself; a link that is wrong stays wrong
+        while asked is not None and asked <= MAX_IPERF_BPS and tries < TRIES and (
+                rate is None or abs(rate - asked) > GOOD_SHARE * asked):
+            rate, tries = _iperf(target, port, direction, asked, popen, time_s), tries + 1
+        results.append(LinkMeasurement(target.name, direction, asked, rate, target.rtt_s, rtt, loss, tries))
     return results
 
 

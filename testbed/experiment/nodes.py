@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from dataclasses import asdict
@@ -50,11 +49,10 @@ class NodeSet:
         self._network: Network | None = None
 
     def __enter__(self) -> NodeSet:
-        name = "".join(c if c.isalnum() else "-" for c in self.trial.spec["run_id"])
-        run_id = f"{name[-40:]}-{os.getpid()}-{time.time_ns() % 10**6}"
+        run_id = self.trial.spec["container_run_id"]
         for runtime in dict.fromkeys(t.runtime for t in self.topology.tiers):
             wanted = self.trial.spec.get("engine", "auto") if runtime == "container" else "process"
-            engine = choose_engine(wanted, run_id=run_id, state_dir=Path("/tmp") / f"testbed-{run_id}-{runtime}")
+            engine = choose_engine(wanted, run_id=run_id)
             engine.prepare()
             self.engines[runtime] = engine
         for node in self.topology.node_names:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from testbed.emulation.container import choose_engine
+from testbed.emulation.reaper import Reaper
 from testbed.emulation.sandbox import Sandbox, SandboxProcess
 from testbed.errors import EmulationError
 from testbed.experiment.store import COMPLETE, TrialFolder
@@ -38,13 +40,18 @@ class Result:
 def run_experiment(experiment: Experiment, root: Path, *, resume: bool = True, engine: str = "auto",
                    on_progress: Progress = lambda trial, event: None,
                    program: Sequence[str] = PROGRAM) -> list[Result]:
-    """Run every trial that is not complete. Raises EmulationError when a folder is held by another run.
+    """Run every trial that is not complete.
+
+    Raises EmulationError when a folder is held by another run, MissingToolError when no container engine answers.
 
     A trial that fails is recorded and the next one runs; `KeyboardInterrupt` ends the running trial (marked
     `interrupted`, to be redone) and goes on to the caller. Complete trials are never touched, unless `resume` is off.
     `program` is what runs in the sandbox, with the trial's folder as its last argument.
     """
     results = []
+    todo = [t for t in experiment.trials if not (resume and TrialFolder.of(root, t).is_complete)]
+    if any(tier.runtime == "container" for t in todo for tier in t.scenario.topology.tiers):
+        engine = choose_engine(engine).name  # answers before anything is touched, and is the same for all trials
     for trial in experiment.trials:
         folder = TrialFolder.of(root, trial)
         if resume and folder.is_complete:
@@ -59,7 +66,9 @@ def run_experiment(experiment: Experiment, root: Path, *, resume: bool = True, e
 
 
 def _run(trial: Trial, folder: TrialFolder, engine: str, on_progress: Progress, program: Sequence[str]) -> str | None:
+    container_run_id = f"{trial.scenario.name[:20]}-{trial.config_hash}-{trial.repeat}-{os.getpid()}"
     write_json_atomic(folder.path / "trial.json", {
+        "container_run_id": container_run_id,
         "run_id": trial.run_id, "scenario": trial.scenario.name, "config_hash": trial.config_hash,
         "repeat": trial.repeat, "policy": trial.policy.name, "sweep_point": dict(trial.point),
         "config": trial.config(), "files": dict(trial.content_sha256), "engine": engine,
@@ -68,6 +77,7 @@ def _run(trial: Trial, folder: TrialFolder, engine: str, on_progress: Progress, 
     log = folder.path / "logs" / "trial.log"
     with ExitStack() as stack:
         stderr = stack.enter_context(open(log, "wb", buffering=0))
+        stack.enter_context(Reaper(container_run_id, engine))
         reader, writer = os.pipe()
         stack.callback(os.close, reader)
         try:

@@ -340,8 +340,9 @@ def _attempted_bytes(inputs: Inputs) -> dict[str, float]:
     lost = rows["send_start_ns"].notna() & rows["recv_last_ns"].isna()
     size = rows["payload_bytes"].fillna(0).astype("float64") + rows["header_bytes"].fillna(0).astype("float64")
     counts = rows.loc[lost, ["link", "direction"]].assign(link=rows.loc[lost, "link"].str.split(LIST_SEPARATOR, regex=False))
-    counts = counts.explode("link").groupby(["link", "direction"]).size()
-    return {f"{link} {direction}": 2.0 * float(count) * float(size.max()) for (link, direction), count in counts.items()}
+    counts = counts.explode("link")
+    names = (counts["link"].astype(str) + " " + counts["direction"].astype(str)).value_counts()
+    return {str(name): 2.0 * float(count) * float(size.max()) for name, count in zip(names.index, names, strict=True)}
 
 
 def _polls(inputs: Inputs, columns: list[str]) -> Iterator[tuple[str, pd.DataFrame]]:
