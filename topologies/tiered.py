@@ -25,15 +25,15 @@ class TieredTopo(Topo):
         """Called by Mininet with what follows the name on the command line."""
         if devices < 1 or edges < 1:
             raise ValueError("tiered needs at least one device and one edge, for example --topo tiered,4,2")
-        cloud_switch = "s%d" % (edges + 1)
-        switches = [self.addSwitch("s%d" % number) for number in range(1, edges + 1)]
+        cloud_switch = f"s{edges + 1}"
+        switches = [self.addSwitch(f"s{number}") for number in range(1, edges + 1)]
         self.addSwitch(cloud_switch)
         self.addLink(self.addHost("cloud1"), cloud_switch)
         for number, switch in enumerate(switches, start=1):
-            self.addLink(self.addHost("edge%d" % number), switch)
+            self.addLink(self.addHost(f"edge{number}"), switch)
             self.addLink(switch, cloud_switch, **link_options(wan, wan_delay))
         for number in range(1, devices + 1):
-            device = self.addHost("device%d" % number)
+            device = self.addHost(f"device{number}")
             self.addLink(device, switches[(number - 1) % edges], **link_options(access, access_delay))
 
 

@@ -161,8 +161,8 @@ class OpenVSwitch:
 
     def _daemon(self, program: str, *arguments: str) -> None:
         control = self.folder / f"{program.rpartition('-')[2]}.ctl"
-        argv = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", _NICE, program, *arguments, f"--unixctl={control}", "-vconsole:off",
-                "-vsyslog:off", "-vfile:info", f"--log-file={self.logs / program}.log"]
+        argv = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", _NICE, program, *arguments, f"--unixctl={control}",
+                "-vconsole:off", "-vsyslog:off", "-vfile:info", f"--log-file={self.logs / program}.log"]
         with (self.logs / f"{program}.out").open("ab") as out:
             self._daemons.append(subprocess.Popen(argv, env=self.environment, stdin=subprocess.DEVNULL, stdout=out,
                                                   stderr=out, start_new_session=True))
@@ -225,10 +225,11 @@ class OvsSwitch(Switch):  # type: ignore[misc]  # Mininet has no types
         if targets:  # reconnect fast, and never take a silent controller for a dead one
             for uuid in self.ovs.vsctl("get", "bridge", self.name, "controller").strip(" []\n").split(", "):
                 self.ovs.vsctl("set", "controller", uuid, "max_backoff=1000", "inactivity_probe=0")
+        quiet = ["addrgenmode", "none"] if Path("/proc/sys/net/ipv6").exists() else []  # no IPv6 of the ports' own
         here = NetNamespace.current()
         for intf in self.ports:
             if intf.name != "lo":
-                here.run(["ip", "link", "set", "dev", intf.name, "addrgenmode", "none", "up"])
+                here.run(["ip", "link", "set", "dev", intf.name, *quiet, "up"])
         here.close()
 
     def stop(self, deleteIntfs: bool = True) -> None:  # Mininet's name

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,16 @@ class Ring:
             list(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         return process
 
+    def iperf_server(self, node: str) -> subprocess.Popen[str]:
+        """One that listens already, for one test."""
+        process = self.popen(node, "iperf3", "-s", "-1")
+        tables = [Path(f"/proc/{self.network.pid(node)}/net/{name}") for name in ("tcp", "tcp6")]
+        deadline = time.monotonic() + 20
+        while not any(":1451 " in t.read_text() for t in tables if t.exists()):  # 5201
+            assert time.monotonic() < deadline and process.poll() is None, "iperf3 does not listen"
+            time.sleep(0.02)
+        return process
+
     def ping(self, src: str, dst: str, count: int = 2, interval_s: float = 0.05) -> int:
         """Answers that came."""
         argv = ["ping", "-n", "-q", "-c", str(count), "-i", str(interval_s), "-W", "2", self.network.addresses[dst]]
@@ -88,14 +99,13 @@ def use(ring: Ring) -> dict[str, Any]:
     """Pings between all pairs, TCP across two switches, what the hosts' interfaces offload."""
     names = list(ring.network.hosts)
     pings = {f"{a}>{b}": ring.ping(a, b) for i, a in enumerate(names) for b in names[i + 1:]}
-    server = ring.popen("cloud1", "iperf3", "-s", "-1")
-    time.sleep(0.5)
+    server = ring.iperf_server("cloud1")
     output = ring.popen("device1", "iperf3", "-c", ring.network.addresses["cloud1"], "-t", "1", "-J").communicate(timeout=30)[0]
     server.kill()
     report = json.loads(output)
     offload = {n: "tx-checksumming: off" in ring.popen(n, "ethtool", "-k", h.defaultIntf().name).communicate()[0]
                for n, h in ring.network.hosts.items()}
-    return {"pings": pings, "tcp_bps": report["end"]["sum_received"]["bits_per_second"] if "end" in report else report,
+    return {"pings": pings, "tcp_bps": report["end"].get("sum_received", report).get("bits_per_second", report),
             "checksums_by_host": offload}
 
 
@@ -153,7 +163,7 @@ def crowd(ring: Ring) -> dict[str, Any]:
 def fail(ring: Ring) -> dict[str, Any]:
     """Pings every 5 ms while edge1-cloud1 is cut and mended; TCP across the same; then no path at all."""
     address = ring.network.addresses["cloud1"]
-    server = ring.popen("cloud1", "iperf3", "-s", "-1")
+    server = ring.iperf_server("cloud1")
     pings = ring.popen("device1", "ping", "-n", "-D", "-i", "0.005", "-c", "600", address)
     time.sleep(0.5)
     client = ring.popen("device1", "iperf3", "-c", address, "-t", "3", "-b", "4M", "-i", "0.5", "-J")
@@ -175,7 +185,7 @@ def fail(ring: Ring) -> dict[str, Any]:
     for link in ("edge1-cloud1", "edge3-cloud1"):
         ring.network.set_link_down(link, False)
     time.sleep(0.3)
-    return {"answers": len(times), "longest_gap_s": max(b - a for a, b in zip(times, times[1:], strict=False)),
+    return {"answers": len(times), "longest_gap_s": max(b - a for a, b in pairwise(times)),
             "detour_packets": detour, "cut_ns": cut_ns, "alone": alone, "mended": ring.ping("device1", "cloud1"),
             "tcp_end_bytes": report["intervals"][-1]["sum"]["bytes"] if report.get("intervals") else report,
             "misses": int(re.findall(r"n_packets=(\d+)", misses[0])[0])}

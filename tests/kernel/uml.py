@@ -47,7 +47,9 @@ mount -t tmpfs tmpfs tmp
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mkdir -p lib/modules
 ln -sfn "$modules" lib/modules/$(uname -r)
-exec chroot /mnt/root /bin/sh /run/command.sh
+# not chroot alone: a process that enters a mount namespace (Mininet's hosts) would find itself in the old root
+pivot_root . mnt
+exec chroot . /bin/sh /run/command.sh
 """
 
 _COMMAND = """

@@ -235,10 +235,8 @@ class PathController(OSKenApp):  # type: ignore[misc]  # os-ken has no types
             self._host_ports.add(place)
             self._log("learned", mac=sender, switch=self.network.switches.get(datapath.id), port=place[1])
             self._install("learned", time.monotonic_ns())
-        if target in self._learned:
-            goals = {self._learned[target]}  # it was learned while this packet was on its way to us
-        else:
-            goals = self._host_ports - {place}
+        # a target may have been learned while this packet was on its way to us
+        goals = {self._learned[target]} if target in self._learned else self._host_ports - {place}
         for dpid, number in sorted(goals):
             other = self._datapaths.get(dpid)
             if other is None or (dpid, number) == place:

@@ -85,6 +85,8 @@ class SoftwareDefinedNetwork:
         if self._controller is not None:
             if self._controller.process.poll() is not None:
                 raise EmulationError(f"the controller ended by itself; see {self.folder}/logs/controller.log")
+            if not self.ovs.running():
+                raise EmulationError(f"Open vSwitch ended by itself; see {self.folder}/logs/ovs-vswitchd.log")
             self._summary = self._controller.stop()
             self._controller = None
         return {**self.ovs.manifest(), "controller": f"os-ken {importlib.metadata.version('os-ken')}",
