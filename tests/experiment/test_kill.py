@@ -38,7 +38,7 @@ def network_state() -> dict[str, object]:
                 namespaces.add(os.readlink(entry / "ns" / "net"))
             except OSError:
                 continue
-    groups = sorted(str(p) for p in Path("/sys/fs/cgroup").glob("**/testbed-*"))
+    groups = sorted(str(p) for p in Path("/sys/fs/cgroup").glob("**/testbed-quickstart-*"))
     return {"interfaces": sorted(os.listdir("/sys/class/net")), "namespaces": len(namespaces), "groups": groups,
             "state": sorted(p.name for p in Path("/tmp").glob("testbed-*"))}
 
