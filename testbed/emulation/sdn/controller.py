@@ -114,7 +114,8 @@ class PathController(OSKenApp):  # type: ignore[misc]  # os-ken has no types
             return
         name = self.network.switches.get(datapath.id, str(datapath.id))
         if event.state == DEAD_DISPATCHER:
-            if self._datapaths.get(datapath.id) is datapath:
+            current = self._datapaths.get(datapath.id)
+            if current is not None and current is datapath:
                 del self._datapaths[datapath.id]
                 self._installed.pop(datapath.id, None)
                 self._log("switch_lost", switch=name)

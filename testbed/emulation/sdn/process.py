@@ -10,7 +10,6 @@ from typing import Any
 
 from mininet.node import Host, Switch
 
-from testbed.emulation.fabric import Endpoint
 from testbed.emulation.helper import Helper
 from testbed.emulation.link import ShapedLink
 from testbed.emulation.netns import NetNamespace
@@ -129,14 +128,11 @@ def fail_link(link: ShapedLink, down: bool) -> None:
     What waits in the link's queue or is on its way is lost, as with a cable that is cut. The caller also tells the
     fabric (`LinkFabric.set_down`), which then holds what a link to a host would carry.
     """
-    for end in (link.fabric_link.a, link.fabric_link.b):
-        _set_port(end, "down" if down else "up")
+    ends = (link.fabric_link.a, link.fabric_link.b)  # both in the namespace of the switches: one command, one instant
+    state = "down" if down else "up"
+    ends[0].namespace.run(["ip", "-batch", "-"], stdin="".join(f"link set dev {e.interface} {state}\n" for e in ends))
 
 
 def joins_switches(link: ShapedLink) -> bool:
     """Whether both ends are switches, so that the network can route around it."""
     return isinstance(link.intf1.node, Switch) and isinstance(link.intf2.node, Switch)
-
-
-def _set_port(end: Endpoint, state: str) -> None:
-    end.namespace.run(["ip", "link", "set", "dev", end.interface, state])
