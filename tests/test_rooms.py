@@ -9,7 +9,7 @@ import testbed
 
 ROOT = Path(testbed.__file__).parent
 FLOORS = [{"errors"}, {"schema", "traces", "measurement"}, {"inference", "emulation"}, {"policies", "serving"}, {"workload"},
-          {"experiment"}, {"cli", "doctor"}]
+          {"experiment", "doctor"}, {"cli"}]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 

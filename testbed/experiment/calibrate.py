@@ -80,7 +80,12 @@ def _link(target: LinkTarget, port: int, rtts: Mapping[str, tuple[float | None, 
         # a sender that this machine held up for a moment measures itself; a link that is wrong stays wrong
         while asked is not None and asked <= MAX_IPERF_BPS and tries < TRIES and (
                 rate is None or abs(rate - asked) > GOOD_SHARE * asked):
-            rate, tries = _iperf(target, port, direction, asked, popen, time_s), tries + 1
+            tries += 1
+            try:
+                rate = _iperf(target, port, direction, asked, popen, time_s)
+            except EmulationError:  # such as the one datagram that iperf3 begins with lost in a short queue
+                if tries == TRIES:
+                    raise
         results.append(LinkMeasurement(target.name, direction, asked, rate, target.rtt_s, rtt, loss, tries))
     return results
 

@@ -335,14 +335,16 @@ def _way(names: list[str], node: str, direction: str, ends: Mapping[str, tuple[A
 
 
 def _attempted_bytes(inputs: Inputs) -> dict[str, float]:
-    """`link direction` -> what transfers without an answer may have put on it, sent once and once again by TCP."""
+    """`link direction` -> what transfers without an answer may have put on it, sent once and once again by TCP.
+
+    Counted for both directions: a path may cross a link from its second end.
+    """
     rows = inputs.hops[inputs.hops["link"].notna() & inputs.hops["direction"].notna()]
     lost = rows["send_start_ns"].notna() & rows["recv_last_ns"].isna()
     size = rows["payload_bytes"].fillna(0).astype("float64") + rows["header_bytes"].fillna(0).astype("float64")
-    counts = rows.loc[lost, ["link", "direction"]].assign(link=rows.loc[lost, "link"].str.split(LIST_SEPARATOR, regex=False))
-    counts = counts.explode("link")
-    names = (counts["link"].astype(str) + " " + counts["direction"].astype(str)).value_counts()
-    return {str(name): 2.0 * float(count) * float(size.max()) for name, count in zip(names.index, names, strict=True)}
+    counts = rows.loc[lost, "link"].str.split(LIST_SEPARATOR, regex=False).explode().value_counts()
+    return {f"{link} {direction}": 2.0 * float(count) * float(size.max())
+            for link, count in zip(counts.index, counts, strict=True) for direction in ("up", "down")}
 
 
 def _polls(inputs: Inputs, columns: list[str]) -> Iterator[tuple[str, pd.DataFrame]]:
