@@ -25,6 +25,7 @@ from typing import Any
 from testbed.errors import InputError, TestbedError
 from testbed.inference.catalogue import load_catalogue, load_model
 from testbed.inference.compute import REAL, load_profile
+from testbed.serving.background import freeze_garbage
 from testbed.serving.client import NodeClient
 from testbed.serving.server import NodeServer
 from testbed.serving.telemetry import memory_bytes, write_telemetry
@@ -89,6 +90,7 @@ async def _serve(config: Mapping[str, Any], die_with_stdin: bool) -> None:
     if "telemetry" in config:
         telemetry = asyncio.create_task(write_telemetry(
             Path(config["telemetry"]), name, lambda: (worker.queue_depth, server.inflight)))
+    freeze_garbage()
     server.ready = True
     facts = {"node": name, "port": port, "pid": os.getpid(), "models": list(models), "compute": profile.name,
              "start_s": round(time.monotonic() - begin, 3), "memory_bytes": memory_bytes(),

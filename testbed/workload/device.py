@@ -23,6 +23,7 @@ from testbed.inference.data import load_dataset
 from testbed.measurement.records import HOPS, REQUESTS, TableWriter
 from testbed.policies import Context, ModelInfo, Observation, Outcome, Plan, make_policy
 from testbed.schema.scenario import PlanSpec, PolicySpec
+from testbed.serving.background import Background, freeze_garbage
 from testbed.serving.client import NodeClient
 from testbed.serving.execute import PlanOutcome, execute_plan
 from testbed.serving.worker import Worker
@@ -81,11 +82,12 @@ class Device:
         """Warm up, wait for the start instant, issue all requests, wait for every end status."""
         config = self.config
         await self.worker.warm_up()
+        freeze_garbage()
         async with NodeClient(self.name, config["peers"], config["tiers"], config["tier_order"]) as client:
             self.client = client
             with (TableWriter(config["requests"], REQUESTS, run_id=config["run_id"]) as self.requests,
                   TableWriter(config["hops"], HOPS, run_id=config["run_id"]) as self.hops,
-                  open(config["decisions"], "w", encoding="utf-8") as self.decisions):
+                  open(config["decisions"], "w", encoding="utf-8") as self.decisions, Background() as self.background):
                 Path(config["ready"]).write_text("{}")
                 start_ns = await self._start_instant()
                 if config["arrivals"] == "closed":
@@ -120,18 +122,21 @@ class Device:
             uplink_age_s={n: (issued_ns - t) / 1e9 for n, t in self.uplink_ns.items()})
         plan = self.policy.decide(observation)
         decided_ns = time.monotonic_ns()
+        scores = dict(self.policy.scores())  # of this decision: the next one may come before this request ends
         x = self.data.x[sample:sample + 1]  # (1, C, H, W)
         outcome = await execute_plan(
             self.name, self.worker, self.client, plan.wire(), np.ascontiguousarray(x), request_id=request_id,
             start_ns=decided_ns, timeout_s=config["timeout_s"], fallback=plan.fallback_wire(), retries=plan.retries)
-        self._record(index, scheduled_ns, issued_ns, decided_ns, observation, plan, outcome)
+        self.background.submit(self._record, index, scheduled_ns, issued_ns, decided_ns, observation, plan, outcome,
+                               scores)
         self.inflight -= 1
         self.done += 1
-        Path(config["done"]).write_text(str(self.done))
+        self.background.submit(Path(config["done"]).write_text, str(self.done))
         self._learn(request_id, scheduled_ns, plan, outcome)
 
     def _record(self, index: int, scheduled_ns: int, issued_ns: int, decided_ns: int, observation: Observation,
-                plan: Plan, outcome: PlanOutcome) -> None:
+                plan: Plan, outcome: PlanOutcome, scores: Mapping[str, float]) -> None:
+        """Write the rows of a finished request (in the background thread)."""
         config = self.config
         sample = config["samples"][index]
         label = int(self.data.y[sample])
@@ -162,7 +167,7 @@ class Device:
                    "observation": {"queue_depth": observation.queue_depth, "inflight": observation.inflight,
                                    "uplink_bps": dict(observation.uplink_bps), "uplink_age_s": dict(observation.uplink_age_s),
                                    "last_latency_s": observation.last_latency_s},
-                   "plan": plan.wire(), "scores": dict(self.policy.scores())}, self.decisions)
+                   "plan": plan.wire(), "scores": scores}, self.decisions)
         self.decisions.write("\n")
 
     def _link(self, hop: Mapping[str, Any]) -> str | None:
