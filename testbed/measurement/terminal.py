@@ -107,6 +107,9 @@ def footer(groups: Sequence[Group], report: str | Path | None = None) -> Text:
         text.append(f"\n  not measured: {', '.join(unknown)}", style="yellow")
     if any(estimate.note for group in groups for estimate in group.estimates if estimate.metric == "latency_p99"):
         text.append(f"\n  ~ fewer than {samples_needed(0.99)} samples: this p99 is indicative only", style="dim")
+    fell_back = [f"{group.label} {fmt.share(group.value('fallback'))}" for group in groups if group.value("fallback")]
+    if fell_back:
+        text.append(f"\nanswered by the device because a remote step failed: {', '.join(fell_back)}")
     text.append(f"\nnodes: {_runtimes(loaded)}   links: {_backends(loaded)}")
     for words in reroute_words(loaded):
         text.append(f"\n{words}")
