@@ -22,7 +22,7 @@ from testbed.schema.topology import Topology
 NETWORK = ipaddress.ip_network("10.0.0.0/16")
 
 
-class Bridge(Switch):
+class Bridge(Switch):  # type: ignore[misc]  # Mininet has no types
     """A Linux bridge in the trial's own namespace: no spanning tree, no multicast snooping, no system bridge touched."""
 
     def start(self, controllers: list[Any]) -> None:

@@ -15,7 +15,7 @@ from testbed.inference.data import DATASETS
 from testbed.policies import ModelInfo
 from testbed.schema.scenario import PolicySpec, Scenario
 from testbed.schema.topology import Direction
-from testbed.traces import Trace, load_trace
+from testbed.traces import Trace, concatenate, load_trace
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,16 @@ class Content:
 
 
 def direction_trace(direction: Direction) -> Trace | None:
-    """The trace of one direction with scale and clip applied; None for a fixed or absent rate. Raises InputError."""
+    """The trace of one direction, files one after the other, with scale and clip applied; None for a fixed or absent rate. Raises InputError."""
     if direction.trace is None:
         return None
-    stat = Path(direction.trace).stat() if Path(direction.trace).is_file() else None
-    return _trace(direction.trace, direction.trace_column, direction.trace_clip, direction.trace_scale,
-                  stat.st_mtime_ns if stat else 0)
+    parts = [_trace(file, direction.trace_column, direction.trace_clip, direction.trace_scale, _changed_ns(file))
+             for file in direction.trace]
+    return parts[0] if len(parts) == 1 else replace(concatenate(parts), name="+".join(p.name for p in parts))
+
+
+def _changed_ns(file: str) -> int:
+    return Path(file).stat().st_mtime_ns if Path(file).is_file() else 0
 
 
 @lru_cache(maxsize=64)
@@ -86,16 +90,15 @@ def _trace(path: str, column: str | None, clip: int | None, scale: float, mtime_
 
 def _check_direction(direction: Direction, source: Path, key: str) -> dict[str, str]:
     hashes = {}
-    for name, file in (("trace", direction.trace), ("jitter_log", direction.jitter_log)):
-        if file is None:
-            continue
+    named = [("trace", file) for file in direction.trace or ()]
+    for name, file in named + ([("jitter_log", direction.jitter_log)] if direction.jitter_log else []):
         if not Path(file).is_file():
             raise InputError("there is no such file", file=source, key=f"{key}.{name}", value=file,
                              remedy="give a path relative to the file that names it; `testbed traces list` shows those here")
         hashes[file] = _sha256(Path(file))
     trace = direction_trace(direction)
     if trace is not None and trace.total_bits == 0:
-        raise InputError("carries nothing at all", file=source, key=f"{key}.trace", value=direction.trace,
+        raise InputError("carries nothing at all", file=source, key=f"{key}.trace", value="+".join(direction.trace or ()),
                          remedy="use a trace with at least one non-zero second")
     return hashes
 

@@ -80,7 +80,7 @@ def links(scenario: Scenario, network: Network, fabric: LinkFabric,
         for which in ("up", "down"):
             spec, asked = specs[name, which], link.direction(which)
             trace = None if spec.trace is None else {
-                "path": asked.trace, "sha256": spec.trace.sha256, "offset_ns": spec.trace_offset_ns,
+                "path": "+".join(asked.trace or ()), "sha256": spec.trace.sha256, "offset_ns": spec.trace_offset_ns,
                 "duration_ns": spec.trace.duration_ns, "mean_rate_bps": spec.trace.mean_rate_bps,
                 "scale": asked.trace_scale}
             row[which] = {"rate_bps": spec.rate_bps, "trace": trace, "delay_s": spec.delay_s, "jitter_s": spec.jitter_s,

@@ -144,9 +144,14 @@ def _resolved(document: Document) -> Document:
 def _absolute(data: Any, origin: Path) -> Any:
     """Copy of `data` with trace and log paths made absolute, relative to the file they stand in."""
     if isinstance(data, dict):
-        return {k: _resolve_path(v, origin) if k in _FILE_KEYS and isinstance(v, str) else _absolute(v, origin)
-                for k, v in data.items()}
+        return {k: _resolve_paths(v, origin) if k in _FILE_KEYS else _absolute(v, origin) for k, v in data.items()}
     return [_absolute(v, origin) for v in data] if isinstance(data, list) else data
+
+
+def _resolve_paths(value: Any, origin: Path) -> Any:
+    if isinstance(value, list):
+        return [_resolve_paths(v, origin) for v in value]
+    return _resolve_path(value, origin) if isinstance(value, str) else value
 
 
 def _resolve_path(name: str, origin: Path) -> str:

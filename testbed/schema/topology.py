@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from testbed.schema.units import Duration, Fraction, Rate, Size
 
@@ -50,6 +50,23 @@ def _queue(value: object) -> object:
     return value
 
 
+def _traces(value: object) -> object:
+    """One file, or several to be played one after the other."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, (list, tuple)) and not value:
+        raise ValueError("names no file|name one, or a list of files to be played one after the other")
+    return value
+
+
+def _traces_written(value: tuple[str, ...] | None) -> str | list[str] | None:
+    return value if value is None else value[0] if len(value) == 1 else list(value)
+
+
+_TRACE_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}, {"type": "null"}],
+                 "description": "trace file, or several to be played one after the other"}
+
+
 class Loss(Strict):
     """Packet loss: independent (`rate`), or Gilbert-Elliott with probabilities good->bad `p`, bad->good `r`."""
 
@@ -73,7 +90,8 @@ class Direction(Strict):
     """One direction of a link. A rate is fixed or replayed from a trace; without either it is not shaped."""
 
     rate: Rate | None = None
-    trace: str | None = None
+    trace: Annotated[tuple[str, ...] | None, BeforeValidator(_traces), PlainSerializer(_traces_written),
+                     WithJsonSchema(_TRACE_SCHEMA)] = None
     trace_column: str | None = None
     trace_offset: Duration = 0.0
     trace_scale: float = Field(1.0, gt=0)

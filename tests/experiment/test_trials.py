@@ -102,3 +102,15 @@ def test_the_resolved_configuration_of_a_trial_is_complete_and_plain() -> None:
     config = plan_experiment(QUICKSTART).trials[3].config()
     assert yaml.safe_load(yaml.safe_dump(config)) == config
     assert config["policies"][0]["plan"] == "split" and config["topology"]["tiers"][0]["count"] == 2
+
+
+def test_a_list_of_traces_is_one_trace_as_long_as_all() -> None:
+    from testbed.experiment.content import direction_trace
+
+    files = [str(ROOT / "traces" / f"synthetic-lte-{name}.up") for name in ("driving", "walking")]
+    both, one, two = (direction_trace(plan_experiment(QUICKSTART, {"topology.links.device-edge.up.trace": value})
+                                      .trials[0].scenario.topology.links[0].direction("up"))
+                      for value in (files, files[0], files[1]))
+    assert both.duration_ns == one.duration_ns + two.duration_ns
+    assert both.total_bits == one.total_bits + two.total_bits
+    assert both.name == "synthetic-lte-driving.up+synthetic-lte-walking.up"

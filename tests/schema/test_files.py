@@ -129,3 +129,9 @@ def test_an_override_of_a_key_that_is_not_there_names_what_is(files: Path) -> No
 def test_interface_names_fit_linux() -> None:
     with pytest.raises(ValueError, match="longer than"):
         Topology.model_validate({"tiers": [{"name": "regional", "count": 120}], "links": []})
+
+
+def test_traces_can_be_played_one_after_the_other(files: Path) -> None:
+    edit(files, "topology.yaml", "up: {rate: 5mbit,", "up: {trace: [a.up, b.up],")
+    trace = load_scenario(files / "scenario.yaml").topology.links[0].direction("up").trace
+    assert trace == (str(files / "a.up"), str(files / "b.up"))
