@@ -24,7 +24,7 @@ CASES = {
     "no unit": (SCENARIO, "deadline: 150ms", "deadline: 150", ["load.deadline", "150", "unit"]),
     "tier that no link reaches": (TOPOLOGY, "links:", "  - {name: fog}\nlinks:", ["fog", "no link reaches"]),
     "missing trace": (TOPOLOGY, "synthetic-lte-driving.up", "synthetic-lte-flying.up", ["up.trace", "flying"]),
-    "malformed trace": ("traces/synthetic-lte-driving.up", "\n20,4810000\n", "\nbogus\n", ["synthetic-lte-driving.up", "line 6", "bogus"]),
+    "malformed trace": ("traces/synthetic-lte-driving.up", "\n20,4810000\n", "\nbogus\n", ["synthetic-lte-driving.up", "line 100", "bogus"]),
     "split point that the model does not have": (SCENARIO, "at: 3", "at: 33", ["policies.split.at", "33", "0 to"]),
     "unknown model": (SCENARIO, "model: digits_branchy", "model: digits_brunchy", ["model", "digits_brunchy", "digits_branchy"]),
     "unknown profile": (TOPOLOGY, "compute: raspberry-pi-zero-2", "compute: raspberry-pi-5000", ["compute", "raspberry-pi-4"]),

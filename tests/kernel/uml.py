@@ -43,7 +43,9 @@ mount -t devpts -o mode=620,ptmxmode=666 devpts dev/pts
 mount -t tmpfs tmpfs dev/shm
 mount -t tmpfs tmpfs run
 /usr/bin/cp SCRIPT run/command.sh
+for shown in SHOWN; do mkdir -p run/shown$shown; mount --bind .$shown run/shown$shown; done
 mount -t tmpfs tmpfs tmp
+for shown in SHOWN; do mkdir -p .$shown; mount --bind run/shown$shown .$shown; done
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mkdir -p lib/modules
 ln -sfn "$modules" lib/modules/$(uname -r)
@@ -94,7 +96,9 @@ def run_in_uml(
         .replace("ENVIRONMENT", exports)
         .replace("COMMAND", shlex.join(command))
     )
-    init.write_text(_INIT.replace("SCRIPT", shlex.quote(str(script))))
+    # a project that lies below /tmp, which is made empty, is shown there all the same
+    shown = shlex.quote(str(cwd)) if cwd.is_relative_to("/tmp") else ""
+    init.write_text(_INIT.replace("SCRIPT", shlex.quote(str(script))).replace("SHOWN", shown))
     init.chmod(0o755)
     arguments = [
         "linux.uml", f"mem={memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro",
