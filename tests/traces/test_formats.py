@@ -1,4 +1,4 @@
-# ruff: noqa: E501 - tables of examples; a row is as long as its file
+
 """Every format: a small file, the trace it means, and that no other format claims it."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# ruff: noqa: E501 - tables of examples; a row is as long as its file
+
 """Whatever stands in a file: a reader returns a trace or raises `InputError`, nothing else."""
 
 from __future__ import annotations
