@@ -70,7 +70,10 @@ class Content:
 
 
 def direction_trace(direction: Direction) -> Trace | None:
-    """The trace of one direction, files one after the other, with scale and clip applied; None for a fixed or absent rate. Raises InputError."""
+    """The trace of one direction, files one after the other, with scale and clip applied; None without a trace.
+
+    Raises InputError.
+    """
     if direction.trace is None:
         return None
     parts = [_trace(file, direction.trace_column, direction.trace_clip, direction.trace_scale, _changed_ns(file))

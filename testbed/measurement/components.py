@@ -45,7 +45,8 @@ def components(requests: pd.DataFrame, hops: pd.DataFrame, tier_of: Mapping[str,
 
     Components: `issue` (scheduled to issued), `decision`, `<tier> queue`, `<tier> compute`, `encode`,
     `<tier>-<tier> up` (first byte handed over to last byte read), `downlink`, `failed attempt` (a transfer that
-    got no answer, until what was done next), and `unaccounted`: what no row explains. Intervals are laid on the request's time line in the order of their start; an instant
+    got no answer, until what was done next), and `unaccounted`: what no row explains. Intervals are
+    laid on the request's time line in the order of their start; an instant
     that two intervals cover counts for the earlier one, so the columns add up to the latency exactly.
     """
     done = requests[(requests["status"] == "ok") & requests["completed_ns"].notna()].drop_duplicates("request_id")

@@ -152,7 +152,8 @@ class Device:
             "status": outcome.status, "policy": config["policy_name"],
             # answered, but by the device's own fallback: the row says so, and why
             "error_type": f"fallback:{outcome.remote_error}" if ok and outcome.used_fallback else outcome.error_type,
-            "plan": plan.label, "model": outcome.final_model or plan.steps[-1].model, "split_point": split, "exit_id": outcome.exit_id,
+            "plan": plan.label, "model": outcome.final_model or plan.steps[-1].model,
+            "split_point": split, "exit_id": outcome.exit_id,
             "exit_confidence": outcome.exit_confidence, "final_node": outcome.final_node,
             "tiers_used": "+".join(dict.fromkeys(tiers)), "codec": "+".join(dict.fromkeys(sent)) or None,
             "request_bytes": outcome.request_bytes, "response_bytes": outcome.response_bytes,
