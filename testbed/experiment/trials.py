@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,6 @@ class Experiment:
     name: str
     source: Path
     trials: tuple[Trial, ...]
-    warnings: tuple[str, ...] = field(default=())
 
 
 def plan_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None,
@@ -151,8 +150,3 @@ def context_for(scenario: Scenario, content: Content, device: str, repeat: int) 
         deadline_s=scenario.load.deadline,
         seed=int(generator(scenario.seed, repeat, "policy", index).integers(2**31)),
     )
-
-
-def pending(experiment: Experiment, is_complete: Mapping[str, bool]) -> Iterator[Trial]:
-    """Trials that have still to run."""
-    return (t for t in experiment.trials if not is_complete.get(t.run_id, False))
