@@ -20,7 +20,7 @@ import numpy as np
 
 from testbed.inference.compute import load_profile
 from testbed.inference.data import load_dataset
-from testbed.measurement.records import HOPS, REQUESTS, TableWriter
+from testbed.measurement.tables import HOPS, REQUESTS, TableWriter
 from testbed.policies import Context, ModelInfo, Observation, Outcome, Plan, make_policy
 from testbed.schema.scenario import PlanSpec, PolicySpec
 from testbed.serving.background import Background, freeze_garbage
