@@ -10,8 +10,9 @@ from pathlib import Path
 
 from testbed.errors import InputError
 from testbed.inference.catalogue import Catalogue, load_catalogue
+from testbed.inference.catalogue import ModelInfo as CatalogueEntry
 from testbed.inference.codecs import CODECS
-from testbed.inference.data import DATASETS
+from testbed.inference.data import DATASETS, dataset_sha256, is_path, load_dataset
 from testbed.policies import ModelInfo
 from testbed.schema.scenario import PolicySpec, Scenario
 from testbed.schema.topology import Direction
@@ -39,14 +40,8 @@ class Content:
         if scenario.model not in catalogue.models:
             raise InputError("there is no such model in the catalogue", file=source, key="model", value=scenario.model,
                              remedy=f"use one of {', '.join(catalogue.models)}")
-        if scenario.dataset not in DATASETS:
-            raise InputError("there is no such data set", file=source, key="dataset", value=scenario.dataset,
-                             remedy=f"use one of {', '.join(DATASETS)}")
-        wanted = catalogue[scenario.model].dataset
-        if wanted != scenario.dataset:
-            raise InputError(f"model {scenario.model} was trained on {wanted}", file=source, key="dataset",
-                             value=scenario.dataset, remedy=f"write dataset: {wanted}")
         hashes = {f"model:{name}": info.sha256 for name, info in catalogue.models.items() if name == scenario.model}
+        hashes |= _check_dataset(scenario, catalogue[scenario.model], source)
         profiles = path.parent.parent / "profiles"
         for i, tier in enumerate(scenario.topology.tiers):
             if tier.compute.profile is not None:
@@ -67,6 +62,32 @@ class Content:
             input_bytes=info.bytes_at(0), output_bytes=tuple(s.size_bytes for s in info.stages),
             macs=tuple(s.macs for s in info.stages)) for name, info in catalogue.models.items()}
         return cls(catalogue, profiles, models, tuple(CODECS), hashes)
+
+
+def _check_dataset(scenario: Scenario, model: CatalogueEntry, source: Path) -> dict[str, str]:
+    """Digest of the data set's content; a user's own is opened and must fit the model. Raises InputError."""
+    name = scenario.dataset
+    if is_path(name):
+        data = load_dataset(name, image_size=scenario.image_size)
+        if data.shape != model.input_shape:
+            have, want = ("x".join(map(str, shape)) for shape in (data.shape, model.input_shape))
+            raise InputError(f"has samples of {have}, but model {model.name} takes {want} (channels x height x width)",
+                             file=name, key="dataset", remedy=f"convert them, or for a folder of images of the right "
+                             f"colours write image_size: {list(model.input_shape[1:])}")
+        if data.classes > model.classes or (data.class_names and data.classes != model.classes):
+            raise InputError(f"has {data.classes} classes, but model {model.name} has {model.classes}", file=name, key="dataset",
+                             remedy="use a model with these classes, or keep only the samples that it knows")
+        return {name: dataset_sha256(name)}
+    if name not in DATASETS:
+        raise InputError("there is no such data set", file=source, key="dataset", value=name,
+                         remedy=f"use one of {', '.join(DATASETS)}, or the path of a file.npz or of a folder of images (./NAME)")
+    if model.dataset != name:
+        raise InputError(f"model {model.name} was trained on {model.dataset}", file=source, key="dataset", value=name,
+                         remedy=f"write dataset: {model.dataset}")
+    if scenario.image_size is not None:
+        raise InputError("belongs to a folder of images", file=source, key="image_size", value=list(scenario.image_size),
+                         remedy=f"remove it: the frames of {name} have one size")
+    return {f"dataset:{name}": dataset_sha256(name)}
 
 
 def direction_trace(direction: Direction) -> Trace | None:

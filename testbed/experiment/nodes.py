@@ -10,6 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import testbed
 from testbed.emulation.container import Container, Engine, Limits, Mount, NodeNamespace, choose_engine
 from testbed.emulation.network import Network
@@ -22,6 +25,7 @@ from testbed.measurement.atomic import write_json_atomic
 from testbed.policies import make_policy
 from testbed.policies.static import Fixed
 from testbed.workload.arrivals import generator, sample_indices, schedule_ns
+from testbed.workload.inputs import write_inputs
 
 if TYPE_CHECKING:
     from testbed.experiment.trial import Trial
@@ -36,6 +40,7 @@ class NodeSet:
     def __init__(self, trial: Trial) -> None:
         self.trial = trial
         self.topology = trial.scenario.topology
+        self._data = load_dataset(trial.scenario.dataset, image_size=trial.scenario.image_size)
         self.work = trial.folder / "work"
         self.work.mkdir(exist_ok=True)
         self.engines: dict[str, Engine] = {}
@@ -76,6 +81,7 @@ class NodeSet:
     def start(self, network: Network) -> None:
         """Start every program and wait until all are ready. Raises EmulationError with the log's last lines."""
         self._network = network
+        write_inputs(self.work, self._data, [i for device in self.trial.devices for i in self._samples(device).tolist()])
         for node in self.topology.node_names:
             config = self._device_config(node) if node in self.trial.devices else self._node_config(node)
             write_json_atomic(self._config_file(node), config)
@@ -236,13 +242,19 @@ class NodeSet:
         names |= {s.model for s in getattr(policy, "steps", []) if s.model}
         return sorted(names)
 
+    def _samples(self, device: str) -> NDArray[np.int64]:
+        """Indices into the data set of the samples that this device sends, in order."""
+        load, index = self.trial.scenario.load, self.trial.devices.index(device)
+        count = load.warmup_requests + load.requests_per_device
+        return sample_indices(len(self._data), count, generator(self.trial.scenario.seed, self.trial.repeat, "samples", index))
+
     def _device_config(self, device: str) -> dict[str, Any]:
         trial, load = self.trial, self.trial.scenario.load
         index = trial.devices.index(device)
         count = load.warmup_requests + load.requests_per_device
         seed, repeat = trial.scenario.seed, trial.repeat
         schedule = schedule_ns(load.arrivals, load.rate_per_s, count, generator(seed, repeat, "schedule", index))
-        samples = sample_indices(len(load_dataset(trial.scenario.dataset)), count, generator(seed, repeat, "samples", index))
+        samples = self._samples(device)
         self.last_scheduled_s = max(self.last_scheduled_s, float(schedule[-1]) / 1e9)
         context = context_for(trial.scenario, trial.content, device, repeat)
         policy = make_policy(trial.policy, context)
@@ -253,7 +265,7 @@ class NodeSet:
                   if a != b and (a not in trial.devices or a == device) and (b not in trial.devices or b == device)}
         return {
             **self._node_config(device), "models": self._models() if local else [], "run_id": trial.spec["run_id"],
-            "dataset": trial.scenario.dataset, "policy": trial.policy.model_dump(mode="json"),
+            "inputs": str(self.work), "policy": trial.policy.model_dump(mode="json"),
             "policy_name": trial.policy.name, "context": asdict(context),
             "arrivals": load.arrivals, "schedule_ns": schedule.tolist(), "samples": samples.tolist(),
             "warmup_requests": load.warmup_requests, "deadline_s": load.deadline, "timeout_s": load.timeout,

@@ -1,14 +1,12 @@
-"""Data sets by name, as plain arrays: needs numpy only, so that a device program need not load torch."""
+"""Data sets by name or path, as plain arrays: needs numpy only (and Pillow for a folder of images)."""
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import importlib.util
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,35 +14,93 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.errors import InputError, MissingToolError
-from testbed.schema.data import data_root
+from testbed.inference.cifar10 import TRAINING, check_batch, file_digest, find_cifar10, read_batch
 
 Split = Literal["train", "calibration", "test"]
 SPLITS: tuple[Split, ...] = ("train", "calibration", "test")
+ImageSize = tuple[int, int]  # (height, width) in pixels
 _SPLIT_SEED = 20240  # fixes which sample belongs to which split; part of the data set's definition
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Samples of one split: x float32 (N, C, H, W) in [0, 1], y int64 (N,)."""
+    """Samples of one split.
+
+    `frames` (N, C, H, W) as they are stored: uint8, 0 to 255, possibly memory-mapped, or float32 in [0, 1].
+    `y` int64 (N,). `classes` is how many there are; `class_names` names them where the data set does.
+    """
 
     name: str
     split: Split
-    x: NDArray[np.float32]
+    frames: NDArray[Any]
     y: NDArray[np.int64]
     classes: int
+    class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.y)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample, (C, H, W)."""
+        return tuple(self.frames.shape[1:])
 
-def load_dataset(name: str, split: Split = "test") -> Dataset:
-    """The named data set's split. Raises InputError for an unknown name or split."""
-    if name not in DATASETS:
-        raise InputError("there is no such data set", key="dataset", value=name,
-                         remedy=f"use one of {', '.join(sorted(DATASETS))}")
+    @cached_property
+    def x(self) -> NDArray[np.float32]:
+        """All samples, float32 (N, C, H, W) in [0, 1]: four times the memory of uint8 frames. For training."""
+        return as_float(self.frames)
+
+    def sample(self, index: int) -> NDArray[np.float32]:
+        """One sample, float32 (1, C, H, W) in [0, 1]."""
+        return as_float(self.frames[index:index + 1])
+
+
+def as_float(frames: NDArray[Any]) -> NDArray[np.float32]:
+    """Frames as the models take them: float32 in [0, 1]; uint8 is divided by 255."""
+    if frames.dtype == np.uint8:
+        return frames.astype(np.float32) / np.float32(255)
+    return np.asarray(frames, np.float32)
+
+
+def load_dataset(name: str, split: Split = "test", image_size: ImageSize | None = None) -> Dataset:
+    """A split of the data set `name`: one of DATASETS, or the path of a user's `.npz` file or folder of images.
+
+    `image_size` goes with a folder of images: they are resized to it. Raises InputError, or MissingToolError when the
+    data are not on this machine.
+    """
     if split not in SPLITS:
         raise InputError("there is no such split", key="split", value=split, remedy=f"use one of {', '.join(SPLITS)}")
+    if is_path(name):
+        from testbed.inference.own_data import load_own
+
+        return load_own(Path(name), split, image_size)
+    if name not in DATASETS:
+        raise InputError("there is no such data set", key="dataset", value=name,
+                         remedy=f"use one of {', '.join(sorted(DATASETS))}, or the path of your own: a file.npz, or a "
+                                "folder of images written with a slash, such as ./photos")
+    if image_size is not None:
+        raise InputError("belongs to a folder of images", key="image_size", value=list(image_size),
+                         remedy=f"{name} has frames of one size; remove it")
     return DATASETS[name](split)
+
+
+def is_path(name: str) -> bool:
+    """Whether a scenario's `dataset:` is a path (it has a slash or ends in .npz) and not a name."""
+    return "/" in name or name.endswith(".npz")
+
+
+def dataset_sha256(name: str) -> str:
+    """Digest of the content of a data set (test split of the named ones). Raises as `load_dataset` does."""
+    if is_path(name):
+        from testbed.inference.own_data import own_sha256
+
+        return own_sha256(Path(name))
+    if name == "cifar10":
+        file = find_cifar10() / "test_batch"
+        check_batch(file)
+    else:
+        file = _digits_file()
+    return file_digest(file, "sha256", file.stat().st_mtime_ns)
 
 
 @cache
@@ -83,41 +139,24 @@ def _digits(split: Split) -> Dataset:
     return Dataset("digits", split, np.ascontiguousarray(frames[:, None]), chosen[:, 64].astype(np.int64), 10)
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Unpickles what CIFAR's batches hold, numpy arrays and plain values, and nothing else: no code is ever called."""
-
-    _ALLOWED = frozenset({("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"),
-                          ("_codecs", "encode")})
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"holds {module}.{name}, which no CIFAR-10 batch does")
-        if module == "numpy.core.multiarray":
-            return np.ndarray.__reduce__(np.empty(0))[0]
-        return {"ndarray": np.ndarray, "dtype": np.dtype, "encode": codecs.encode}[name]
+_CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def _cifar10(split: Split) -> Dataset:
-    """CIFAR-10 (Krizhevsky, 2009): 45,000 train and 5,000 calibration images from the training batches, 10,000 test."""
-    root = data_root(Path.cwd() / "x")
-    folder = (root or Path.home() / ".cache" / "testbed" / "data") / "cifar-10-batches-py"
-    names = ["test_batch"] if split == "test" else [f"data_batch_{i}" for i in range(1, 6)]
-    images, labels = [], []
-    for name in names:
-        try:
-            with open(folder / name, "rb") as stream:
-                batch = _ArraysOnly(stream, encoding="bytes").load()
-        except OSError as error:
-            raise InputError(f"cannot be read ({error.strerror})", file=folder / name,
-                             remedy="set TESTBED_DATA to the folder that holds cifar-10-batches-py") from None
-        images.append(np.asarray(batch[b"data"], np.uint8))
-        labels.append(np.asarray(batch[b"labels"], np.int64))
-    x, y = np.concatenate(images).reshape(-1, 3, 32, 32), np.concatenate(labels)
-    if split != "test":
-        order = np.random.default_rng(_SPLIT_SEED).permutation(len(y))
-        chosen = np.sort(order[:45_000] if split == "train" else order[45_000:])
-        x, y = x[chosen], y[chosen]
-    return Dataset("cifar10", split, x.astype(np.float32) / np.float32(255), y, 10)
+    """CIFAR-10 (Krizhevsky, 2009): 45,000 train and 5,000 calibration images from the training batches, 10,000 test.
+
+    The test images stay in the file (memory-mapped): processes that use them share their memory.
+    """
+    folder = find_cifar10()
+    if split == "test":
+        frames, y = read_batch(folder / "test_batch")
+        return Dataset("cifar10", split, frames, y, 10, _CIFAR10_CLASSES)
+    batches = [read_batch(folder / name) for name in TRAINING]
+    y = np.concatenate([labels for _, labels in batches])
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(y))
+    chosen = np.sort(order[:45_000] if split == "train" else order[45_000:])
+    frames = np.concatenate([pixels for pixels, _ in batches])[chosen]
+    return Dataset("cifar10", split, frames, y[chosen], 10, _CIFAR10_CLASSES)
 
 
 DATASETS: dict[str, Callable[[Split], Dataset]] = {"digits": _digits, "cifar10": _cifar10}

@@ -1,4 +1,4 @@
-"""Where data that is not shipped lies: `${TESTBED_DATA}` in paths of scenarios."""
+"""Where data that is not shipped lies: `$TESTBED_DATA`, `shared/data` beside the project, or the user's cache."""
 
 from __future__ import annotations
 
@@ -19,6 +19,17 @@ def data_root(start: Path) -> Path | None:
         if (parent / "shared" / "data").is_dir():
             return parent / "shared" / "data"
     return None
+
+
+def cache_root() -> Path:
+    """Where `testbed data get` puts data sets: `$XDG_CACHE_HOME/testbed/data`, `~/.cache/testbed/data` by default."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "testbed" / "data"
+
+
+def data_folders() -> list[Path]:
+    """Folders that may hold data sets, first come first served: that of `data_root`, then the cache."""
+    root = data_root(Path.cwd() / "any")
+    return [*([root] if root is not None else []), cache_root()]
 
 
 def expand_data_path(name: str, origin: Path) -> str:

@@ -144,8 +144,14 @@ def _resolved(document: Document) -> Document:
 def _absolute(data: Any, origin: Path) -> Any:
     """Copy of `data` with trace and log paths made absolute, relative to the file they stand in."""
     if isinstance(data, dict):
-        return {k: _resolve_paths(v, origin) if k in _FILE_KEYS else _absolute(v, origin) for k, v in data.items()}
+        return {k: _resolve_paths(v, origin) if k in _FILE_KEYS or (k == "dataset" and _is_path(v)) else _absolute(v, origin)
+                for k, v in data.items()}
     return [_absolute(v, origin) for v in data] if isinstance(data, list) else data
+
+
+def _is_path(value: Any) -> bool:
+    """A `dataset:` with a slash or `.npz` is a path; anything else is the name of a known data set."""
+    return isinstance(value, str) and ("/" in value or value.endswith(".npz"))
 
 
 def _resolve_paths(value: Any, origin: Path) -> Any:

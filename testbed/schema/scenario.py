@@ -91,6 +91,14 @@ def _policy(value: object) -> object:
     return value
 
 
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+
+
+def _square(value: object) -> object:
+    """`32` is short for `[32, 32]`: height and width."""
+    return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 class Load(Strict):
     """What arrives: per device, an open loop with scheduled instants, or a closed loop."""
 
@@ -153,6 +161,7 @@ class Scenario(Strict):
     topology: Topology
     model: str
     dataset: str
+    image_size: Annotated[tuple[Pixels, Pixels] | None, BeforeValidator(_square)] = None
     catalogue: str | None = None
     policies: list[Annotated[PlanSpec | PolicySpec, BeforeValidator(_policy)]] = Field(min_length=1)
     load: Load = Load()

@@ -16,10 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from testbed.inference.compute import load_profile
-from testbed.inference.data import load_dataset
 from testbed.measurement.tables import HOPS, REQUESTS, TableWriter
 from testbed.policies import Context, ModelInfo, Observation, Outcome, Plan, make_policy
 from testbed.schema.scenario import PlanSpec, PolicySpec
@@ -27,6 +24,7 @@ from testbed.serving.background import Background, freeze_garbage
 from testbed.serving.client import NodeClient
 from testbed.serving.execute import PlanOutcome, execute_plan
 from testbed.serving.worker import Worker
+from testbed.workload.inputs import Inputs
 
 _SPIN_S = 0.0015  # the event loop's timer is good to a millisecond; the rest of the wait is polled
 UPLINK_MIN_BYTES = 1000  # smaller transfers say more about delay than about rate
@@ -64,7 +62,7 @@ class Device:
         context = context_from(config["context"])
         kind = PlanSpec if "plan" in config["policy"] else PolicySpec
         self.policy = make_policy(kind.model_validate(config["policy"]), context)
-        self.data = load_dataset(config["dataset"])
+        self.inputs = Inputs(config["inputs"])
         models = {}
         if config["models"]:
             from testbed.inference.catalogue import load_catalogue, load_model
@@ -123,9 +121,9 @@ class Device:
         plan = self.policy.decide(observation)
         decided_ns = time.monotonic_ns()
         scores = dict(self.policy.scores())  # of this decision: the next one may come before this request ends
-        x = self.data.x[sample:sample + 1]  # (1, C, H, W)
+        x = self.inputs.sample(sample)  # (1, C, H, W)
         outcome = await execute_plan(
-            self.name, self.worker, self.client, plan.wire(), np.ascontiguousarray(x), request_id=request_id,
+            self.name, self.worker, self.client, plan.wire(), x, request_id=request_id,
             start_ns=decided_ns, timeout_s=config["timeout_s"], fallback=plan.fallback_wire(), retries=plan.retries)
         self.background.submit(self._record, index, scheduled_ns, issued_ns, decided_ns, observation, plan, outcome,
                                scores)
@@ -139,7 +137,7 @@ class Device:
         """Write the rows of a finished request (in the background thread)."""
         config = self.config
         sample = config["samples"][index]
-        label = int(self.data.y[sample])
+        label = self.inputs.label(sample)
         latency_s = (outcome.completed_ns - scheduled_ns) / 1e9
         ok = outcome.status == "ok"
         split = plan.split_point

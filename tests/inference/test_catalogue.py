@@ -90,7 +90,7 @@ def test_a_builder_in_a_file_beside_the_catalogue(copy: Path) -> None:
 
 
 def test_training_twice_with_one_seed_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = {s: replace(load_dataset("digits", s), x=load_dataset("digits", s).x[:48], y=load_dataset("digits", s).y[:48])
+    few = {s: replace(load_dataset("digits", s), frames=load_dataset("digits", s).frames[:48], y=load_dataset("digits", s).y[:48])
            for s in ("train", "test")}
     monkeypatch.setattr("testbed.inference.train.load_dataset", lambda name, split: few[split])
     recipe = Recipe(epochs=1, batch_size=16)  # three steps: enough to differ if anything is not seeded
