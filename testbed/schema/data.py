@@ -41,3 +41,10 @@ def expand_data_path(name: str, origin: Path) -> str:
         raise InputError("needs recorded data that are not shipped", file=origin, value=name,
                          remedy="run `testbed traces get` and set TESTBED_DATA to the folder it names")
     return name.replace(_VARIABLE, str(root))
+
+
+def cache_folder(name: str) -> Path:
+    """The folder for what can be made again: `$XDG_CACHE_HOME/testbed/<name>`, else `~/.cache/testbed/<name>`."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(named) if named.startswith("/") else Path.home() / ".cache"
+    return root / "testbed" / name
