@@ -1,14 +1,14 @@
-"""Progress of a run in the terminal: one bar over all trials with the time left, and what the current trial does."""
+"""Progress of a run in the terminal: one bar over all trials with the time left, and what the running trials do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from testbed.experiment.estimate import Estimate
 from testbed.experiment.trials import Experiment, Trial
 
 # rough share of a trial's own time at which each phase begins
@@ -18,16 +18,19 @@ PHASES = {"network": 0.02, "nodes": 0.08, "calibrate": 0.25, "load": 0.35, "drai
 class RunProgress:
     """Context manager that draws trial events; without a terminal it prints a line per trial instead."""
 
-    def __init__(self, console: Console, experiment: Experiment, expected_s: Callable[[Trial], float]) -> None:
+    def __init__(self, console: Console, experiment: Experiment, estimate: Estimate, jobs: int = 1) -> None:
         self._console = console
-        self._expected = {t.run_id: expected_s(t) for t in experiment.trials}
+        self._estimate = estimate
+        self._jobs = max(1, jobs)
+        self._trials = {t.run_id: t for t in experiment.trials}
         self._position = {t.run_id: i + 1 for i, t in enumerate(experiment.trials)}
+        self._share = dict.fromkeys(self._trials, 0.0)  # of each trial, how much is done
+        self._doing: dict[str, str] = {}
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+            TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console, transient=True,
             disable=not console.is_terminal)
-        self._task = self._progress.add_task(experiment.name, total=sum(self._expected.values()))
-        self._done = 0.0
+        self._task = self._progress.add_task(experiment.name, total=1.0, left="")
 
     def __enter__(self) -> RunProgress:
         self._progress.start()
@@ -36,32 +39,53 @@ class RunProgress:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
 
+    @property
+    def left_s(self) -> float:
+        """Expected time until the last trial ends: what is left, spread over the jobs, but at least the longest trial."""
+        left = [(1.0 - self._share[name]) * self._estimate.duration_s(trial) for name, trial in self._trials.items()]
+        return max(sum(left) / self._jobs, max(left, default=0.0))
+
     def event(self, trial: Trial, event: dict[str, Any]) -> None:
         """Draw one event of a trial."""
-        kind, expected = event.get("event"), self._expected[trial.run_id]
-        head = f"[{self._position[trial.run_id]}/{len(self._expected)}] {trial.label}"
+        kind, name = event.get("event"), trial.run_id
+        head = f"[{self._position[name]}/{len(self._trials)}] {trial.label}"
         if kind == "skipped":
-            self._finish(expected)
-            self._say(f"{head}: already complete")
+            self._end(trial)
+            self._console.print(f"{head}: already complete", highlight=False, soft_wrap=True)
         elif kind == "phase":
             phase = str(event.get("phase"))
-            self._progress.update(self._task, description=f"{head}: {phase}",
-                                  completed=self._done + expected * PHASES.get(phase, 0.0))
+            self._share[name] = PHASES.get(phase, self._share[name])
+            self._doing[name] = f"{head}: {phase}"
         elif kind == "progress":
-            share = event["done"] / max(1, event["total"])
             begin, end = PHASES["load"], PHASES["drain"]
-            self._progress.update(self._task, completed=self._done + expected * (begin + (end - begin) * share),
-                                  description=f"{head}: {event['done']}/{event['total']} requests")
-        elif kind == "finished":
-            self._finish(expected)
-            self._say(f"{head}: {event.get('verdict')} in {event.get('seconds', 0):.0f} s")
+            self._share[name] = begin + (end - begin) * event["done"] / max(1, event["total"])
+            self._doing[name] = f"{head}: {event['done']}/{event['total']} requests"
+        elif kind == "complete":
+            self._estimate.learn(trial, event["duration_s"])
+            self._end(trial)
+            self._say(f"{head}: {event.get('verdict')} in {event['duration_s']:.0f} s")
         elif kind == "failed":
-            self._finish(expected)
+            self._end(trial)
             self._say(f"{head}: failed")
+        self._draw()
 
-    def _finish(self, expected: float) -> None:
-        self._done += expected
-        self._progress.update(self._task, completed=self._done)
+    def _end(self, trial: Trial) -> None:
+        self._share[trial.run_id] = 1.0
+        self._doing.pop(trial.run_id, None)
+
+    def _draw(self) -> None:
+        expected = {name: self._estimate.duration_s(trial) for name, trial in self._trials.items()}
+        done = sum(self._share[name] * s for name, s in expected.items()) / (sum(expected.values()) or 1.0)
+        self._progress.update(self._task, completed=done, description="; ".join(self._doing.values()) or "...",
+                              left=f"{duration(self.left_s)} left")
 
     def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
+        left = f"; about {duration(self.left_s)} left" if self.left_s else ""
+        self._console.print(f"{line}{left}", highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """`95 s`, `12.3 min`, `4.1 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -21,38 +21,54 @@ def run(
     file: Path = typer.Argument(..., help="scenario file"),
     settings: list[str] = typer.Option([], "--set", help="key=value, or key=a,b,c as a sweep (dotted keys)"),
     runs: Path = typer.Option(Path("runs"), help="folder that receives the results"),
-    engine: str = typer.Option("auto", help="container engine: auto, podman or docker"),
-    resume: bool = typer.Option(True, help="skip trials that are complete"),
-    dry_run: bool = typer.Option(False, "--dry-run", help="print the trials and stop"),
+    engine: str = typer.Option("auto", help="container engine: auto, podman or docker; ray: spread trials over a Ray cluster"),
+    jobs: int = typer.Option(1, help="trials side by side on this machine"),
+    resume: bool = typer.Option(True, "--resume/--fresh", " /--no-resume",
+                                help="skip trials that are complete, or run all into a new folder"),
+    dry_run: bool = typer.Option(False, "--dry-run", help="print the trials and the estimated time, run nothing"),
 ) -> None:
     """Run the trials of FILE; exit code 0 when all ran (VALID or not), 4 when one failed, 2 for bad input."""
     from testbed.errors import InputError
     from testbed.experiment.trials import plan_experiment
 
-    if engine not in ("auto", "podman", "docker"):
-        raise InputError("is no container engine", key="--engine", value=engine, remedy="use auto, podman or docker")
+    if engine not in ("auto", "podman", "docker", "ray"):
+        raise InputError("is no engine", key="--engine", value=engine, remedy="use auto, podman or docker, or ray")
+    if jobs < 1:
+        raise InputError("is less than one", key="--jobs", value=jobs, remedy="use 1 or more")
+    if engine == "ray" and jobs > 1:
+        raise InputError("does not go with --engine ray", key="--jobs", value=jobs,
+                         remedy="leave it out: Ray runs one trial per worker at a time")
     overrides, sweep = parse_settings(settings)
     experiment = plan_experiment(file, overrides, sweep)
     if dry_run:
-        for trial in experiment.trials:
-            print(f"{trial.run_id}  {trial.label}")
-        print(f"{len(experiment.trials)} trials, about {_duration(sum(map(expected_s, experiment.trials)))}")
+        _show_plan(experiment, runs, resume, jobs)
         return
-    raise typer.Exit(_run(experiment, runs, resume, engine))
+    raise typer.Exit(_run(experiment, runs, resume, engine, jobs))
 
 
-def expected_s(trial: Any) -> float:
-    """Rough duration of a trial in seconds: start-up, calibration and the load."""
-    load = trial.scenario.load
-    return float(12 + trial.scenario.calibration.iperf_time * 2
-                 + (load.requests_per_device + load.warmup_requests) / load.rate_per_s)
+def _show_plan(experiment: Any, runs: Path, resume: bool, jobs: int) -> None:
+    from testbed.cli.progress import duration
+    from testbed.experiment.estimate import Estimate
+    from testbed.experiment.store import TrialFolder, refuse_changed_content, run_folder
+
+    estimate = Estimate.of(experiment, run_folder(runs, experiment.name))
+    run = run_folder(runs, experiment.name, fresh=not resume)
+    refuse_changed_content(run, experiment.trials)
+    complete = {t.run_id for t in experiment.trials if TrialFolder.of(run, t).is_complete}
+    for trial in experiment.trials:
+        print(f"{trial.run_id}  {trial.label}{'  (complete)' if trial.run_id in complete else ''}")
+    left = [estimate.duration_s(t) for t in experiment.trials if t.run_id not in complete]
+    print(f"{len(experiment.trials)} trials, {len(complete)} already complete, "
+          f"about {duration(max(sum(left) / jobs, max(left, default=0.0)))}; results go to {run}")
 
 
-def _run(experiment: Any, runs: Path, resume: bool, engine: str) -> int:
+def _run(experiment: Any, runs: Path, resume: bool, engine: str, jobs: int) -> int:
     from rich.console import Console
 
-    from testbed.cli.progress import RunProgress
+    from testbed.cli.progress import RunProgress, duration
+    from testbed.experiment.estimate import Estimate
     from testbed.experiment.runner import run_experiment
+    from testbed.experiment.store import run_folder
     from testbed.measurement.report import render_report
     from testbed.measurement.summary import summarise_run
     from testbed.measurement.terminal import terminal_table
@@ -60,17 +76,19 @@ def _run(experiment: Any, runs: Path, resume: bool, engine: str) -> int:
     console = Console() if sys.stdout.isatty() else Console(width=max(110, shutil.get_terminal_size((110, 24)).columns))
     signal.signal(signal.SIGTERM, _as_interrupt)
     began = time.monotonic()
+    estimate = Estimate.of(experiment, run_folder(runs, experiment.name))
     try:
-        with RunProgress(console, experiment, expected_s) as progress:
-            results = run_experiment(experiment, runs, resume=resume, engine=engine, on_progress=progress.event)
+        with RunProgress(console, experiment, estimate, jobs) as progress:
+            results = run_experiment(experiment, runs, resume=resume, engine=engine, jobs=jobs, on_progress=progress.event)
     except KeyboardInterrupt:
-        print("interrupted; finished trials stay finished, the same command goes on from here", file=sys.stderr)
+        print("interrupted; finished trials stay finished, the same command goes on from here"
+              f"{'' if resume else ' (without --fresh)'}", file=sys.stderr)
         return 130
-    folder = runs / experiment.name
     done = [r for r in results if r.error is None]
     skipped = sum(r.skipped for r in results)
     if done:
         folders = [r.folder.path for r in done]
+        folder = folders[0].parents[1]
         summarise_run(folder, trials=folders)
         report = render_report(folder, trials=folders)
         for part in terminal_table(folder, trials=folders, report=report):
@@ -79,13 +97,9 @@ def _run(experiment: Any, runs: Path, resume: bool, engine: str) -> int:
         if result.error is not None:
             console.print(f"[red]failed[/red] {result.trial.label}: {result.error}", soft_wrap=True, highlight=False)
     console.print(f"{len(results)} trials: {len(done) - skipped} run, {skipped} already complete, "
-                  f"{len(results) - len(done)} failed; {_duration(time.monotonic() - began)}", highlight=False)
+                  f"{len(results) - len(done)} failed; {duration(time.monotonic() - began)}", highlight=False)
     return 4 if len(done) < len(results) else 0
 
 
 def _as_interrupt(signum: int, frame: object) -> None:
     raise KeyboardInterrupt
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -19,8 +19,9 @@ from testbed.schema.scenario import PlanSpec, PolicySpec, Scenario
 from testbed.workload.arrivals import generator
 
 HASH_LENGTH = 12
-# keys that do not change what one trial measures; everything else is in the hash
-_NOT_HASHED = ("description", "repeats", "sweep", "policies")
+# keys that do not change what one trial measures; everything else is in the hash. The catalogue's place is not:
+# what a trial uses of it is among the content hashes
+_NOT_HASHED = ("description", "repeats", "sweep", "policies", "catalogue")
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def config_hash(scenario: Scenario, policy: PlanSpec | PolicySpec, content_sha25
     """Hash of all that a trial measures: configuration, and the content of every file that it names (not its path)."""
     config = scenario.model_dump(mode="json", exclude=set(_NOT_HASHED))
     config["policy"] = policy.model_dump(mode="json")
+    config["content_sha256"] = sorted(set(content_sha256.values()))  # weights and profiles are named, not given by path
     text = json.dumps(_without_paths(config, content_sha256), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 

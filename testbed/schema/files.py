@@ -100,18 +100,29 @@ def load_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) 
 
 def expand(path: str | Path, overrides: Mapping[str, Any] | None = None,
            sweep: Mapping[str, Sequence[Any]] | None = None) -> list[Point]:
-    """All sweep points of a scenario file, in the order of the keys; every one is checked. Raises InputError."""
+    """All sweep points of a scenario file, in the order of the keys; every one is checked. Raises InputError.
+
+    `sweep` adds axes, or replaces the file's axis of the same key; an override of a swept key takes it out of the sweep.
+    A file's list of points is crossed with the axes of `sweep`.
+    """
     document = _resolved(read_document(path))
     base = _scenario(document, overrides or {})
-    axes: dict[str, Sequence[Any]] = {**base.sweep, **(sweep or {})}
+    fixed, extra = set(overrides or {}), dict(sweep or {})
+    listed: list[dict[str, Any]] = [{}]
+    axes: dict[str, Sequence[Any]] = extra
+    if isinstance(base.sweep, list):
+        listed = [{k: v for k, v in point.items() if k not in fixed and k not in extra} for point in base.sweep]
+    else:
+        axes = {k: v for k, v in {**base.sweep, **extra}.items() if k not in fixed}
     for key, values in axes.items():
         if not values:
             raise InputError("has no values", file=document.path, key=f"sweep.{key}", remedy="list at least one value")
-    points = []
-    for combination in itertools.product(*axes.values()):
-        changes = dict(zip(axes, combination, strict=True))
-        points.append(Point(changes, _scenario(document, {**(overrides or {}), **changes})))
-    return points
+    points: dict[str, Point] = {}
+    for point, combination in itertools.product(listed, itertools.product(*axes.values())):
+        changes = {**point, **dict(zip(axes, combination, strict=True))}
+        if repr(changes) not in points:  # points of a list may be alike once a key is taken out
+            points[repr(changes)] = Point(changes, _scenario(document, {**(overrides or {}), **changes}))
+    return list(points.values())
 
 
 def _resolved(document: Document) -> Document:

@@ -91,6 +91,25 @@ def _policy(value: object) -> object:
     return value
 
 
+def _sweep(value: object) -> object:
+    """A mapping `{key: [values]}` is crossed; a list `[{key: value, ...}, ...]` is taken point by point."""
+    if isinstance(value, dict):
+        for key, values in value.items():
+            if not isinstance(values, list):
+                raise ValueError(f"{key} has no list of values|write for example sweep: {{{key}: [{values}]}}, or a list of "
+                                 "points: sweep: [{...}, {...}]")
+    elif isinstance(value, list):
+        for i, point in enumerate(value):
+            if not isinstance(point, dict) or not point:
+                raise ValueError(f"point {i + 1} is not a mapping of keys to values|write for example "
+                                 "sweep: [{load.rate_per_s: 1, seed: 2}]")
+        if not value:
+            raise ValueError("lists no points|list at least one, or remove sweep:")
+    else:
+        raise ValueError("is neither a mapping of keys to lists nor a list of points|write sweep: {load.rate_per_s: [1, 2]}")
+    return value
+
+
 Pixels = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -170,7 +189,7 @@ class Scenario(Strict):
     repeats: int = Field(1, ge=1, le=1000)
     seed: int = Field(1, ge=0)
     trace_offset: Literal["same", "random"] = "same"
-    sweep: dict[str, list[Any]] = {}
+    sweep: Annotated[dict[str, list[Any]] | list[dict[str, Any]], BeforeValidator(_sweep)] = {}
     replay_step: Duration = "10ms"  # type: ignore[assignment]
     calibration: Calibration = Calibration()
     validity: dict[str, float | ValidityLimit] = {}

@@ -86,6 +86,7 @@ def test_only_whole_trials_count_as_complete(tmp_path: Path) -> None:
         folder.begin(trial)
         (folder.path / "requests.csv").write_text("a,b\n1,2\n")
         assert not folder.is_complete, "running is not complete"
+        (folder.path / "manifest.json").write_text("{}")
         folder.end(trial, COMPLETE, verdict="VALID")
     assert folder.is_complete and folder.verdict == "VALID"
     (folder.path / "requests.csv").write_text("a,b\n")
