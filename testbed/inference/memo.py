@@ -221,13 +221,10 @@ class MemoisedModel:
     Parameters
     ----------
     load: builds the model; called at the first miss only, so that a process without misses never loads torch.
-    keep: receives the records of misses; the store's `add` unless another thread shall write.
     """
 
-    def __init__(self, info: ModelInfo, store: MemoStore, load: Callable[[], StagedModel],
-                 keep: Callable[[Record], None] | None = None) -> None:
+    def __init__(self, info: ModelInfo, store: MemoStore, load: Callable[[], StagedModel]) -> None:
         self.info, self.store = info, store
-        self.keep = keep or store.add
         self.hits, self.misses = 0, 0
         self._load = load
         self._model: StagedModel | None = None
@@ -239,7 +236,7 @@ class MemoisedModel:
         return cls(info, MemoStore.of(info, catalogue.path, folder), lambda: load_model(catalogue, name).model)
 
     def step(self, tensor: NDArray[np.float32], start: int, stop: int, rule: ExitRule, final_answers: bool) -> StepOutput:
-        """One step of a plan, as `run_step` has it."""
+        """One step of a plan, as `run_step` has it. What cannot be stored is answered all the same, and logged."""
         try:
             found = run_step(_LookUp(self.store, self.info, tensor), self.info, start, stop, rule, final_answers, True)
             self.hits += 1
@@ -248,11 +245,17 @@ class MemoisedModel:
             self.misses += 1
         run = self._recording(tensor)
         made = run_step(run, self.info, start, stop, rule, final_answers, False)
-        self.keep(run.record(keep_tensor=made.exit_id is None))
+        try:
+            self.store.add(run.record(keep_tensor=made.exit_id is None))
+        except EmulationError as error:
+            _LOG.warning("%s", error)
         return made
 
     def whole_step(self, tensor: NDArray[np.float32], start: int, stop: int) -> NDArray[np.float32]:
-        """The tensor after stages start..stop-1, whatever an exit says, so that every rule and threshold is served later."""
+        """The tensor after stages start..stop-1, whatever an exit says, so that every rule and threshold is served later.
+
+        Raises EmulationError when it cannot be stored.
+        """
         look_up = _LookUp(self.store, self.info, tensor)
         try:
             for index in range(start, stop):
@@ -265,7 +268,7 @@ class MemoisedModel:
         run = self._recording(tensor)
         for index in range(start, stop):
             run.advance(index)
-        self.keep(run.record(keep_tensor=True))
+        self.store.add(run.record(keep_tensor=True))
         return run.tensor()
 
     def _recording(self, tensor: NDArray[np.float32]) -> _Recording:

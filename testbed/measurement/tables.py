@@ -103,6 +103,7 @@ HOPS = _table(
     ("compute_start_ns", "ns", "int", "worker began (compute profile's hold included)"),
     ("compute_end_ns", "ns", "int", "worker done"),
     ("service_ns", "ns", "int", "service time that the compute profile asked for; empty for real compute"),
+    ("memo_hit", "", "bool", "memoised output looked up (true) or computed after all (false); empty where outputs are computed"),
 )
 
 LINKS = _table(

@@ -144,14 +144,27 @@ class Link(Strict):
 
 
 class Compute(Strict):
-    """Speed of a node: this machine's (`real`), or a compute profile that holds the worker to its service times."""
+    """Speed of a node: this machine's (`real`), or a compute profile that holds the worker to its service times.
+
+    `outputs: memoised` looks predictions up that were computed once and kept on disk; only the profile's time passes.
+    """
 
     profile: str | None = None
+    outputs: Literal["computed", "memoised"] = "computed"
+
+    @model_validator(mode="after")
+    def _timed(self) -> Compute:
+        if self.outputs == "memoised" and self.profile is None:
+            raise ValueError("outputs: memoised needs a profile: looking up says nothing about how long computing takes|"
+                             "write for example compute: {profile: raspberry-pi-4, outputs: memoised}")
+        return self
 
 
 def _compute(value: object) -> object:
     if value == "real":
         return {}
+    if isinstance(value, dict) and value.get("profile") == "real":
+        return {**value, "profile": None}
     return {"profile": value} if isinstance(value, str) else value
 
 

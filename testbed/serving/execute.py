@@ -37,7 +37,7 @@ _STATUS_TYPES = {400: "bad_request", 404: "unknown_model", 413: "too_large", 503
 _HOP_KEYS = frozenset({
     "kind", "src_node", "dst_node", "direction", "stage", "payload_bytes", "header_bytes", "encode_start_ns",
     "encode_end_ns", "send_start_ns", "recv_first_ns", "recv_last_ns", "queue_start_ns", "compute_start_ns",
-    "compute_end_ns", "service_ns"})
+    "compute_end_ns", "service_ns", "memo_hit"})
 
 
 class StepFailed(Exception):
@@ -161,7 +161,7 @@ async def run_steps(local: str, worker: Worker, client: NodeClient, steps: Seque
         hops.append({"kind": "compute", "src_node": local, "dst_node": local, "direction": "local",
                      "stage": f"{result.start}:{result.stop}", "queue_start_ns": result.queue_start_ns,
                      "compute_start_ns": result.compute_start_ns, "compute_end_ns": result.compute_end_ns,
-                     "service_ns": result.service_ns})
+                     "service_ns": result.service_ns, "memo_hit": result.memo_hit})
         t_ns, current = result.compute_end_ns, result.output
         if result.exit_id is not None or last:
             return Done(result.output, result.exit_id, result.confidence, local, step.model, hops, t_ns)

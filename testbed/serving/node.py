@@ -1,9 +1,9 @@
 """The program of a serving host: `python -m testbed.serving.node --config FILE.json [--die-with-stdin]`.
 
 Configuration (JSON): `name`, `tier`, `host`, `port` (0: any), `peers` {node: "address:port"}, `tiers` {node: tier},
-`tier_order` [tier], `catalogue` (path), `models` [name], `profiles` (folder), `compute` (profile's name, or `real`),
-`telemetry` (CSV to write), `ready` (JSON file written when the models are loaded and warm), `max_body_bytes`,
-`body_timeout_s`. Only `name` and `catalogue` are required.
+`tier_order` [tier], `catalogue` (path), `models` [name], `profiles` (folder), `compute` (profile's name or file, or
+`real`), `outputs` (folder of memoised outputs, to be looked up instead of computed), `telemetry` (CSV to write), `ready`
+(JSON file written when the models are loaded and warm), `max_body_bytes`, `body_timeout_s`. Only `name` and `catalogue` are required.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 from testbed.errors import InputError, TestbedError
-from testbed.inference.catalogue import load_catalogue, load_model
+from testbed.inference.catalogue import load_catalogue
 from testbed.inference.compute import REAL, load_profile
 from testbed.serving.background import freeze_garbage
 from testbed.serving.client import NodeClient
 from testbed.serving.server import NodeServer
 from testbed.serving.telemetry import memory_bytes, write_telemetry
-from testbed.serving.worker import Worker
+from testbed.serving.worker import Worker, served_models
 
 _LOG = logging.getLogger("testbed.node")
-_KEYS = {"name", "tier", "host", "port", "peers", "tiers", "tier_order", "catalogue", "models", "profiles", "compute",
+_KEYS = {"name", "tier", "host", "port", "peers", "tiers", "tier_order", "catalogue", "models", "profiles", "compute", "outputs",
          "telemetry", "ready", "max_body_bytes", "body_timeout_s"}
 
 
@@ -75,7 +75,7 @@ async def _serve(config: Mapping[str, Any], die_with_stdin: bool) -> None:
     client = NodeClient(name, config.get("peers", {}), config.get("tiers", {}), config.get("tier_order", []))
     profile = load_profile(config["compute"], config.get("profiles", ".")) if "compute" in config else REAL
     catalogue = load_catalogue(config["catalogue"])
-    models = {m: load_model(catalogue, m) for m in config.get("models", catalogue.models)}
+    models = served_models(catalogue, config.get("models", catalogue.models), config.get("outputs"))
     worker = Worker(models, profile)
     limits = {k: config[k] for k in ("max_body_bytes", "body_timeout_s") if k in config}
     server = NodeServer(name, worker, client, **limits)

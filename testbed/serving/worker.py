@@ -7,16 +7,19 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.inference.catalogue import LoadedModel, ModelInfo
+from testbed.inference.catalogue import Catalogue, LoadedModel, ModelInfo, load_model
 from testbed.inference.compute import REAL, ComputeProfile
+from testbed.inference.execution import TorchRun, run_step
 from testbed.inference.exits import ExitRule, max_probability
+from testbed.inference.memo import MemoisedModel
 
 _SPIN_NS = 150_000  # the last part of a hold is spun: a sleep ends up to about this late on a busy machine
 
@@ -43,7 +46,8 @@ class StageResult:
 
     `output` is logits (N, classes) when `exit_id` is set, else the tensor after stage `stop` - 1. `confidence` is the
     largest softmax probability (for a batch: of its first sample). `service_ns` is what the compute profile asked for
-    (None when real), `overrun_ns` how much longer the real computation took than that.
+    (None when real), `overrun_ns` how much longer the real computation took than that. `memo_hit` is whether the output was
+    looked up; None where outputs are not memoised.
     """
 
     output: NDArray[np.float32]
@@ -56,11 +60,12 @@ class StageResult:
     compute_end_ns: int
     service_ns: int | None
     overrun_ns: int
+    memo_hit: bool | None = None
 
 
 @dataclass
 class _Job:
-    loaded: LoadedModel
+    loaded: LoadedModel | MemoisedModel
     start: int
     stop: int
     tensor: NDArray[np.float32]
@@ -78,13 +83,15 @@ class Worker:
     With a compute profile, the thread is held until the profile's service time for the stages that were run has
     passed since the start of the computation: the next request waits as it would on the slower host.
 
+    A memoised model looks its outputs up; the profile's time passes all the same, and torch is not loaded.
+
     Sets torch to one thread and the interpreter's switch interval to 0.5 ms, so that the event loop of the process
     gets the interpreter back soon while Python code of the compute thread runs.
     """
 
-    def __init__(self, models: Mapping[str, LoadedModel], profile: ComputeProfile = REAL) -> None:
+    def __init__(self, models: Mapping[str, LoadedModel | MemoisedModel], profile: ComputeProfile = REAL) -> None:
         self.models, self.profile = dict(models), profile
-        if self.models:
+        if any(isinstance(model, LoadedModel) for model in self.models.values()):
             import torch
 
             torch.set_num_threads(1)
@@ -185,47 +192,32 @@ class Worker:
                 _deliver(left, WorkerClosed("the worker was closed"))
 
     def _compute(self, job: _Job) -> StageResult:
-        import torch
-
         start_ns = time.monotonic_ns()
         if job.deadline_ns is not None and start_ns >= job.deadline_ns:
             raise Expired("the deadline passed while the request waited")
-        loaded, rule = job.loaded, job.rule
-        model, exit_after = loaded.model, loaded.info.exit_after
-        answers = -1  # the stage whose exit answers without being asked
-        if rule.kind == "always":
-            answers = max(i for i in exit_after if job.start <= i < job.stop)
-        elif job.final_answers:
-            answers = loaded.info.num_stages - 1
-        heads: list[int] = []
-        exit_id, confidence = None, None
-        tensor = job.tensor if job.tensor.flags.writeable else job.tensor.copy()
-        with torch.inference_mode():
-            x = torch.from_numpy(tensor)
-            index = job.start
-            for index in range(job.start, job.stop):
-                x = model.run(x, index, index + 1)
-                if index not in exit_after or (index != answers and rule.kind in ("none", "always")):
-                    continue
-                heads.append(index)
-                logits = model.exit_logits(index, x)
-                if index == answers or rule.fires(logits.numpy()):
-                    x, exit_id = logits, exit_after[index].name
-                    break
-            output = x.numpy()
-        if exit_id is not None:
-            confidence = max_probability(output)
-        stop = index + 1
-        service_s = self.profile.service_time_s(loaded.info, job.start, stop, tuple(heads))
+        loaded, step = job.loaded, (job.start, job.stop, job.rule, job.final_answers)
+        if isinstance(loaded, MemoisedModel):
+            made = loaded.step(job.tensor, *step)
+        else:
+            made = run_step(TorchRun(loaded.model, job.tensor), loaded.info, *step)
+        confidence = None if made.exit_id is None else max_probability(made.output)
+        service_s = self.profile.service_time_s(loaded.info, job.start, made.stop, made.heads)
         service_ns, overrun_ns = None, 0
         if service_s is not None:
-            service_ns = round(service_s * 1e9) * len(tensor)
+            service_ns = round(service_s * 1e9) * len(job.tensor)
             overrun_ns = max(0, time.monotonic_ns() - (start_ns + service_ns))
             self.held, self.overruns = self.held + 1, self.overruns + (overrun_ns > 0)
             self.overrun_max_ns = max(self.overrun_max_ns, overrun_ns)
             hold_until(start_ns + service_ns)
-        return StageResult(output, exit_id, confidence, job.start, stop, job.queue_start_ns, start_ns,
-                           time.monotonic_ns(), service_ns, overrun_ns)
+        return StageResult(made.output, made.exit_id, confidence, job.start, made.stop, job.queue_start_ns, start_ns,
+                           time.monotonic_ns(), service_ns, overrun_ns, made.memo_hit)
+
+
+def served_models(catalogue: Catalogue, names: Iterable[str], outputs: str | None) -> dict[str, LoadedModel | MemoisedModel]:
+    """The models of a node or device by name: loaded, or looked up in the folder of memoised `outputs`. Raises InputError."""
+    if outputs is None:
+        return {name: load_model(catalogue, name) for name in names}
+    return {name: MemoisedModel.of(catalogue, name, Path(outputs)) for name in names}
 
 
 def hold_until(deadline_ns: int) -> None:

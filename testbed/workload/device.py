@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from testbed.inference.catalogue import load_catalogue
 from testbed.inference.compute import load_profile
 from testbed.measurement.tables import HOPS, REQUESTS, TableWriter
 from testbed.policies import Context, ModelInfo, Observation, Outcome, Plan, make_policy
@@ -23,7 +24,7 @@ from testbed.schema.scenario import PlanSpec, PolicySpec
 from testbed.serving.background import Background, freeze_garbage
 from testbed.serving.client import NodeClient
 from testbed.serving.execute import PlanOutcome, execute_plan
-from testbed.serving.worker import Worker
+from testbed.serving.worker import Worker, served_models
 from testbed.workload.inputs import Inputs
 
 _SPIN_S = 0.0015  # the event loop's timer is good to a millisecond; the rest of the wait is polled
@@ -63,12 +64,7 @@ class Device:
         kind = PlanSpec if "plan" in config["policy"] else PolicySpec
         self.policy = make_policy(kind.model_validate(config["policy"]), context)
         self.inputs = Inputs(config["inputs"])
-        models = {}
-        if config["models"]:
-            from testbed.inference.catalogue import load_catalogue, load_model
-
-            catalogue = load_catalogue(config["catalogue"])
-            models = {name: load_model(catalogue, name) for name in config["models"]}
+        models = served_models(load_catalogue(config["catalogue"]), config["models"], config.get("outputs"))
         self.worker = Worker(models, load_profile(config["compute"], config["profiles"]))
         self.inflight = 0
         self.done = 0
