@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "report": ("testbed.cli.report", "app", "Draw the HTML report of a run again."),
     "doctor": ("testbed.cli.doctor", "app", "Say what this machine can do and what will be used."),
     "models": ("testbed.cli.models", "app", "List and train the models of the catalogue."),
+    "data": ("testbed.cli.data", "app", "List, check and get data sets."),
     "traces": ("testbed.cli.traces", "app", "List, inspect, plot, convert, generate and get traces."),
 }
 

@@ -48,7 +48,7 @@ def find_cifar10() -> Path:
     """The folder of the batches. Raises MissingToolError when none of the data folders has it."""
     folders = [root / FOLDER for root in data_folders()]
     for folder in folders:
-        if folder.is_dir():
+        if any((folder / name).is_file() for name in BATCHES):
             return folder
     raise MissingToolError(f"CIFAR-10 is not here (looked for {', '.join(map(str, folders))})", remedy=_GET)
 
