@@ -14,7 +14,7 @@ from testbed.inference.catalogue import ModelInfo as CatalogueEntry
 from testbed.inference.codecs import CODECS
 from testbed.inference.data import DATASETS, dataset_sha256, is_path, load_dataset
 from testbed.policies import ModelInfo
-from testbed.schema.scenario import PolicySpec, Scenario
+from testbed.schema.scenario import PlanSpec, PolicySpec, Scenario
 from testbed.schema.topology import Direction
 from testbed.traces import Trace, concatenate, load_trace
 
@@ -40,7 +40,8 @@ class Content:
         if scenario.model not in catalogue.models:
             raise InputError("there is no such model in the catalogue", file=source, key="model", value=scenario.model,
                              remedy=f"use one of {', '.join(catalogue.models)}")
-        hashes = {f"model:{name}": info.sha256 for name, info in catalogue.models.items() if name == scenario.model}
+        used = {f"model:{scenario.model}"}.union(*map(names_of_policy, scenario.policies))
+        hashes = {f"model:{name}": info.sha256 for name, info in catalogue.models.items() if f"model:{name}" in used}
         hashes |= _check_dataset(scenario, catalogue[scenario.model], source)
         profiles = path.parent.parent / "profiles"
         for i, tier in enumerate(scenario.topology.tiers):
@@ -62,6 +63,13 @@ class Content:
             input_bytes=info.bytes_at(0), output_bytes=tuple(s.size_bytes for s in info.stages),
             macs=tuple(s.macs for s in info.stages)) for name, info in catalogue.models.items()}
         return cls(catalogue, profiles, models, tuple(CODECS), hashes)
+
+
+def names_of_policy(policy: PlanSpec | PolicySpec) -> set[str]:
+    """Names in `Content.sha256` that one policy brings in: its own file, and models that its plan names."""
+    if isinstance(policy, PolicySpec):
+        return {policy.policy} if ".py:" in policy.policy else set()
+    return {f"model:{name}" for name in (policy.model, *(step.model for step in policy.steps)) if name is not None}
 
 
 def _check_dataset(scenario: Scenario, model: CatalogueEntry, source: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.errors import InputError
-from testbed.experiment.content import Content
+from testbed.experiment.content import Content, names_of_policy
 from testbed.measurement.limits import Limits
 from testbed.policies import Context, Policy, make_policy
 from testbed.policies.static import Fixed
@@ -82,11 +82,18 @@ def plan_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
         Limits.of(point.scenario.model_dump(mode="json", exclude_none=True)["validity"], file=path)
         for repeat in range(point.scenario.repeats):
             for policy in point.scenario.policies:
-                hashed = config_hash(point.scenario, policy, content.sha256)
-                trial = Trial(point.scenario, policy, point.changes, repeat, hashed, content.sha256, path)
+                files = content_of_policy(point.scenario, policy, content.sha256)
+                hashed = config_hash(point.scenario, policy, files)
+                trial = Trial(point.scenario, policy, point.changes, repeat, hashed, files, path)
                 trials.setdefault((hashed, repeat), trial)
     ordered = sorted(trials.values(), key=lambda t: t.repeat)
     return Experiment(name, path, tuple(ordered))
+
+
+def content_of_policy(scenario: Scenario, policy: PlanSpec | PolicySpec, sha256: Mapping[str, str]) -> dict[str, str]:
+    """The content hashes without those that only other policies bring in: a trial does not depend on them."""
+    others = set().union(*(names_of_policy(p) for p in scenario.policies)) - names_of_policy(policy)
+    return {name: digest for name, digest in sha256.items() if name not in others - {f"model:{scenario.model}"}}
 
 
 def config_hash(scenario: Scenario, policy: PlanSpec | PolicySpec, content_sha256: Mapping[str, str]) -> str:

@@ -115,3 +115,15 @@ def test_a_list_of_traces_is_one_trace_as_long_as_all() -> None:
     assert both.duration_ns == one.duration_ns + two.duration_ns
     assert both.total_bits == one.total_bits + two.total_bits
     assert both.name == "synthetic-lte-driving.up+synthetic-lte-walking.up"
+
+
+def test_another_policys_file_is_not_part_of_a_trials_hash(copy: Path) -> None:
+    mine = copy.parent / "mine.py"
+    mine.write_text("from testbed.policies.static import Fixed\nfrom testbed.policies import Policy\n\n"
+                    "class Mine(Policy):\n    def decide(self, observation):\n        raise NotImplementedError\n")
+    alone = hashes(copy, policies=["edge-only"])
+    both = hashes(copy, policies=["edge-only", {"name": "mine", "policy": f"{mine}:Mine"}])
+    assert both["edge-only"] == alone["edge-only"]
+    mine.write_text(mine.read_text() + "# another policy\n")
+    after = hashes(copy, policies=["edge-only", {"name": "mine", "policy": f"{mine}:Mine"}])
+    assert after["edge-only"] == alone["edge-only"] and after["mine"] != both["mine"]
