@@ -58,7 +58,7 @@ def cuts(name: str, catalogue: CatalogueOption = _CATALOGUE,
     if measure:
         import torch
 
-        from testbed.inference.train import measure as measure_stages
+        from testbed.inference.describe import measure as measure_stages
 
         torch.set_num_threads(1)
         times, _ = measure_stages(load_model(found, name).model)
@@ -80,28 +80,35 @@ def cuts(name: str, catalogue: CatalogueOption = _CATALOGUE,
 
 @app.command("train")
 def train(name: str, catalogue: CatalogueOption = _CATALOGUE, seed: Annotated[int, typer.Option(min=0)] = 1,
-          epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None) -> None:
-    """Train a shipped model again, and write its weights and its entry in the catalogue."""
-    from dataclasses import replace
+          fresh: Annotated[bool, typer.Option("--fresh", help="Forget an interrupted training of this model.")] = False,
+          ) -> None:
+    """Train a shipped model again, and write its weights and its entries in the catalogue. Interrupted, it goes on."""
+    from testbed.inference.publish import checkpoint_of, train_to_catalogue
+    from testbed.inference.recipes import RECIPES
+    from testbed.inference.train import bfloat16_is_native
 
-    from testbed.inference.train import TRAINABLE, train_to_catalogue
-
-    if name not in TRAINABLE:
+    if name not in RECIPES:
         raise InputError("there is no training recipe for this model", key="NAME", value=name,
-                         remedy=f"use one of {', '.join(TRAINABLE)}")
-    recipe = TRAINABLE[name][2] if epochs is None else replace(TRAINABLE[name][2], epochs=epochs)
+                         remedy=f"use one of {', '.join(RECIPES)}")
+    if RECIPES[name].bfloat16 and not bfloat16_is_native():
+        typer.echo("this processor has no bfloat16: training in float32, which takes longer", err=True)
+    checkpoint = checkpoint_of(name, seed)
+    if fresh:
+        checkpoint.unlink(missing_ok=True)
     with Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
                   console=Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=recipe.epochs)
-        scores = train_to_catalogue(
-            name, catalogue, machine=cpu_model(), seed=seed, recipe=recipe,
-            progress=lambda done, of, text: bar.update(task, completed=done, description=f"{name} {text}"))
-    shares = ", ".join(f"{exit_name} {share:.1%}" for exit_name, share in scores["share"].items())
-    accuracy = ", ".join(f"{exit_name} {value:.1%}" for exit_name, value in scores["accuracy"].items())
-    typer.echo(f"accuracy on the test split: {accuracy}")
-    typer.echo(f"leaving at probability >= {scores['threshold']}: {shares}; accuracy then "
-               f"{scores['combined_accuracy']:.1%}")
-    typer.echo(f"written: {catalogue} and {catalogue.parent / (name + '.safetensors')}")
+        task = bar.add_task(name, total=None)
+        result = train_to_catalogue(
+            name, catalogue, machine=cpu_model(), seed=seed, checkpoint=checkpoint,
+            progress=lambda done, of, text: bar.update(task, completed=done, total=of, description=f"{name} {text}"))
+    checkpoint.unlink(missing_ok=True)
+    for entry, scores in result.accuracy.items():
+        leaving = result.leaving[entry]
+        typer.echo(f"{entry}: accuracy on the test split: {', '.join(f'{e} {v:.1%}' for e, v in scores.items())}")
+        if len(scores) > 1:
+            shares = ", ".join(f"{e} {share:.1%}" for e, share in leaving["share"].items())
+            typer.echo(f"  leaving at probability >= {leaving['threshold']}: {shares}; accuracy then {leaving['accuracy']:.1%}")
+    typer.echo(f"written: {catalogue} and {', '.join(map(str, result.weights))}")
 
 
 def cpu_model() -> str:

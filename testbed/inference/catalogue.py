@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -32,11 +32,18 @@ class StageInfo(Strict):
 
 
 class ExitInfo(Strict):
-    """An exit after stage `after`: accuracy on the test split when every sample leaves there, and its head's cost."""
+    """An exit after stage `after`: accuracy on the test split when every sample leaves there, and its head's cost.
+
+    `ece` is the expected calibration error on the test split as it is, `ece_calibrated` after division of the logits by
+    `temperature`, which was fitted on the calibration split.
+    """
 
     name: str
     after: int = Field(ge=0)
     accuracy: float = Field(ge=0, le=1)
+    temperature: float = Field(1.0, gt=0)
+    ece: float | None = Field(None, ge=0, le=1)
+    ece_calibrated: float | None = Field(None, ge=0, le=1)
     parameters: int = Field(ge=0)
     macs: int = Field(ge=0)
     reference_time_s: float = Field(ge=0)
@@ -51,6 +58,7 @@ class ModelInfo(Strict):
     input_shape: tuple[int, ...] = Field(min_length=1)
     classes: int = Field(ge=2)
     weights: str
+    storage: Literal["fp32", "fp16", "int8", "torch-int8"] = "fp32"
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     seed: int
     recipe: dict[str, Any]
@@ -159,11 +167,19 @@ def load_model(catalogue: Catalogue, name: str) -> LoadedModel:
     file = catalogue.path.parent / info.weights
     data = verified_bytes(file, info.sha256, catalogue.path, f"models.{name}")
     from safetensors import SafetensorError
-    from safetensors.torch import load
+
+    from testbed.inference.weights import unpack
 
     model = builder(info.builder, catalogue.path)()
     try:
-        model.load_state_dict(load(data), strict=True)
+        state = unpack(data)
+        if info.storage == "torch-int8":
+            from testbed.inference.quantise import import_state
+
+            import_state(model, state)
+        else:  # a file may hold the exits of another entry too
+            wanted = model.state_dict().keys()
+            model.load_state_dict({k: v for k, v in state.items() if k in wanted or not k.startswith("heads.")})
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise InputError(f"weights do not fit the builder: {str(error).splitlines()[0]}", file=file,
                          key=f"models.{name}.weights", remedy=f"run `testbed models train {name}`") from None

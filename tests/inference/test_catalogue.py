@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from testbed.errors import InputError
 from testbed.inference.catalogue import load_catalogue, load_model
-from testbed.inference.data import load_dataset
-from testbed.inference.train import Recipe, train_to_catalogue
 
 SHIPPED = Path(__file__).resolve().parents[2] / "nodes" / "models"
 
@@ -87,15 +84,3 @@ def test_a_builder_in_a_file_beside_the_catalogue(copy: Path) -> None:
     (copy.parent / "mine.py").write_text("from testbed.inference.zoo.digits import build\n")
     edit(copy, "testbed.inference.zoo.digits:build", "mine.py:build")
     assert load_model(load_catalogue(copy), "digits_branchy").model.num_stages == 5
-
-
-def test_training_twice_with_one_seed_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = {s: replace(load_dataset("digits", s), frames=load_dataset("digits", s).frames[:48], y=load_dataset("digits", s).y[:48])
-           for s in ("train", "test")}
-    monkeypatch.setattr("testbed.inference.train.load_dataset", lambda name, split: few[split])
-    recipe = Recipe(epochs=1, batch_size=16)  # three steps: enough to differ if anything is not seeded
-    for name in ("a", "b"):
-        train_to_catalogue("digits_branchy", tmp_path / name / "catalogue.yaml", machine="test", seed=3, recipe=recipe)
-    one, two = (load_catalogue(tmp_path / n / "catalogue.yaml")["digits_branchy"] for n in ("a", "b"))
-    assert one.sha256 == two.sha256 and one.recipe["epochs"] == 1
-    assert load_model(load_catalogue(tmp_path / "a" / "catalogue.yaml"), "digits_branchy").info.seed == 3

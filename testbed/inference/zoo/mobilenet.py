@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from testbed.inference.staged import StagedModel
@@ -66,3 +67,18 @@ mobilenet_025s2 = builder_of("mobilenet_025s2")
 mobilenet_025 = builder_of("mobilenet_025")
 mobilenet_050 = builder_of("mobilenet_050")
 mobilenet_100 = builder_of("mobilenet_100")
+
+
+def _int8(name: str) -> Callable[[], StagedModel]:
+    def build() -> StagedModel:
+        from testbed.inference.quantise import quantise
+
+        return quantise(_float(LADDER[name]).eval(), torch.rand(2, 3, 32, 32))
+    return build
+
+
+mobilenet_012s2_int8 = _int8("mobilenet_012s2")
+mobilenet_025s2_int8 = _int8("mobilenet_025s2")
+mobilenet_025_int8 = _int8("mobilenet_025")
+mobilenet_050_int8 = _int8("mobilenet_050")
+mobilenet_100_int8 = _int8("mobilenet_100")

@@ -8,6 +8,7 @@ flattened block output, cloud branch Dense 1024, 512, 256, 128. The text of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -19,7 +20,7 @@ BLOCKS: tuple[tuple[int, ...], ...] = ((64, 64), (128, 128), (256, 256, 256), (5
 def _dense(sizes: Sequence[int], batch_norm: bool) -> nn.Sequential:
     """Flatten, then linear layers of these sizes with ReLU between them."""
     layers: list[nn.Module] = [nn.Flatten()]
-    for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (inputs, outputs) in enumerate(pairwise(sizes)):
         hidden = i + 2 < len(sizes)
         layers.append(nn.Linear(inputs, outputs))
         if hidden:

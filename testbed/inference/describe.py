@@ -1,0 +1,87 @@
+"""A model's entry in the catalogue: stages, exits, costs, accuracy, calibration, and times on this machine."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from testbed.inference.evaluate import ExitScore
+from testbed.inference.staged import StagedModel, count_macs, stage_shapes
+
+
+def median_time_s(call: Callable[[], object], repeats: int = 60, warmup: int = 10) -> float:
+    """Median wall time of a call."""
+    for _ in range(warmup):
+        call()
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def measure(model: StagedModel, repeats: int = 60) -> tuple[list[float], dict[int, float]]:
+    """Median single-thread time of each stage, and of each exit head by stage index, for one sample, in seconds."""
+    stages, heads = [], {}
+    x = torch.rand(1, *model.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for index, stage in enumerate(model.stages):
+            stages.append(median_time_s(_bound(stage, x), repeats))
+            x = stage(x)
+            if index in model.exits:
+                heads[index] = 0.0 if str(index) not in model.heads \
+                    else median_time_s(_bound(model.heads[str(index)], x), repeats)
+    return stages, heads
+
+
+def _bound(module: torch.nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    def call() -> Tensor:
+        y: Tensor = module(x)
+        return y
+    return call
+
+
+def describe(model: StagedModel, scores: Mapping[str, ExitScore], machine: str,
+             counted: StagedModel | None = None) -> dict[str, Any]:
+    """The catalogue's account of a model, timed now on one thread.
+
+    `counted`: the model whose layers give MACs and parameters, where they differ from the timed one's (the float32 form of
+    a quantised model: the same multiplications, on narrower numbers).
+    """
+    counted = counted or model
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        stage_times, head_times = measure(model)
+    finally:
+        torch.set_num_threads(threads)
+    shapes = stage_shapes(model)
+    stages, exits = [], []
+    x = torch.zeros(1, *model.input_shape)
+    with torch.inference_mode():
+        for index, (name, stage) in enumerate(zip(counted.stage_names, counted.stages, strict=True)):
+            macs = count_macs(stage, x)
+            x = stage(x)
+            stages.append({"name": name, "shape": list(shapes[index]), "size_bytes": x.numel() * 4, "macs": macs,
+                           "reference_time_s": round(stage_times[index], 7)})
+            if index in model.exits:
+                head = None if index == model.num_stages - 1 else model.heads[str(index)]
+                score = scores[model.exits[index]]
+                exits.append({"name": model.exits[index], "after": index,
+                              "accuracy": round(score.accuracy, 4), "temperature": round(score.temperature, 4),
+                              "ece": round(score.ece, 4), "ece_calibrated": round(score.ece_calibrated, 4),
+                              "parameters": sum(p.numel() for p in head.parameters()) if head else 0,
+                              "macs": count_macs(head, x) if head else 0,
+                              "reference_time_s": round(head_times[index], 7)})
+    return {
+        "input_shape": list(model.input_shape), "classes": int(x.shape[1]),
+        "parameters": sum(p.numel() for p in counted.parameters()),
+        "reference": {"machine": machine, "threads": 1, "torch": torch.__version__, "batch": 1, "statistic": "median"},
+        "stages": stages, "exits": exits,
+    }
