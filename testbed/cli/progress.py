@@ -12,7 +12,7 @@ from testbed.experiment.estimate import Estimate
 from testbed.experiment.trials import Experiment, Trial
 
 # rough share of a trial's own time at which each phase begins
-PHASES = {"network": 0.02, "nodes": 0.08, "calibrate": 0.25, "load": 0.35, "drain": 0.95, "judge": 0.97}
+PHASES = {"outputs": 0.0, "network": 0.02, "nodes": 0.08, "calibrate": 0.25, "load": 0.35, "drain": 0.95, "judge": 0.97}
 
 
 class RunProgress:
@@ -60,6 +60,12 @@ class RunProgress:
             begin, end = PHASES["load"], PHASES["drain"]
             self._share[name] = begin + (end - begin) * event["done"] / max(1, event["total"])
             self._doing[name] = f"{head}: {event['done']}/{event['total']} requests"
+        elif kind == "outputs":
+            self._doing[name] = f"{head}: computing outputs: {event['done']} of {event['total']} samples"
+        elif kind == "outputs_ready" and event["computed"]:
+            size = sum(store["size_bytes"] for store in event["stores"])
+            self._console.print(f"{head}: outputs of {event['samples']} samples computed in {event['duration_s']:.0f} s and "
+                                f"stored ({size / 1e6:.0f} MB)", highlight=False, soft_wrap=True)
         elif kind == "complete":
             self._estimate.learn(trial, event["duration_s"])
             self._end(trial)

@@ -19,10 +19,12 @@ from testbed.emulation.network import Network
 from testbed.emulation.node_host import NodeHost
 from testbed.errors import EmulationError
 from testbed.experiment.machine import MachinePoll
+from testbed.experiment.outputs import Job, fill_in_process, walks_of
 from testbed.experiment.trials import context_for
 from testbed.inference.data import load_dataset
+from testbed.inference.memo import outputs_folder
 from testbed.measurement.atomic import write_json_atomic
-from testbed.policies import make_policy
+from testbed.policies import Policy, make_policy
 from testbed.policies.static import Fixed
 from testbed.workload.arrivals import generator, sample_indices, schedule_ns
 from testbed.workload.inputs import write_inputs
@@ -78,10 +80,35 @@ class NodeSet:
 
     # ---- life ------------------------------------------------------------------------------------------------
 
+    def prepare(self) -> dict[str, Any] | None:
+        """Write the devices' samples, and compute what memoised nodes will look up; None when nothing is memoised.
+
+        Raises EmulationError.
+        """
+        samples = {device: self._samples(device).tolist() for device in self.trial.devices}
+        write_inputs(self.work, self._data, [i for indices in samples.values() for i in indices])
+        memoised = {node for tier in self.topology.tiers if tier.compute.outputs == "memoised" for node in tier.nodes}
+        if not memoised:
+            return None
+        plans: list[tuple[str, list[dict[str, Any]], list[int]]] = []
+        models, every_cut = set(), set()
+        for device, indices in samples.items():
+            policy = self._policy(device)
+            if not isinstance(policy, Fixed):  # it may cut anywhere
+                models |= set(self._models())
+                every_cut |= set(indices)
+                continue
+            for steps in filter(None, (policy.plan.wire(), policy.plan.fallback_wire())):
+                if any(step["node"] in memoised for step in steps):
+                    plans.append((device, steps, indices))
+                    models |= {step["model"] for step in steps}
+        job = Job(self.trial.content.catalogue.path, outputs_folder(), self.work,
+                  tuple(sorted(models | set(self._models()))), walks_of(plans), tuple(sorted(every_cut)))
+        return fill_in_process(job, self.work)
+
     def start(self, network: Network) -> None:
         """Start every program and wait until all are ready. Raises EmulationError with the log's last lines."""
         self._network = network
-        write_inputs(self.work, self._data, [i for device in self.trial.devices for i in self._samples(device).tolist()])
         for node in self.topology.node_names:
             config = self._device_config(node) if node in self.trial.devices else self._node_config(node)
             write_json_atomic(self._config_file(node), config)
@@ -165,7 +192,7 @@ class NodeSet:
                 rows.append({"name": node, "tier": tier.name, "address": network.addresses[node],
                              "runtime": engine.runtime, "engine": f"{engine.name} {engine.version}",
                              "image": tier.image if engine.runtime == "container" else None,
-                             "compute": tier.compute.profile or "real",
+                             "compute": tier.compute.profile or "real", "outputs": tier.compute.outputs,
                              "cpus": tier.cpus, "memory_bytes": tier.memory,
                              "role": "device" if node in self.trial.devices else "server"})
         return rows
@@ -219,18 +246,22 @@ class NodeSet:
         package = Path(testbed.__file__).parent
         folders = {package, self.trial.content.catalogue.path.parent, self.trial.content.profiles}
         folders |= {Path(name.rpartition(":")[0]).parent for name in self.trial.content.sha256 if ".py:" in name}
-        return [Mount(self.work, read_only=False), *(Mount(folder) for folder in sorted(folders))]
+        writable = {self.work}
+        if any(tier.compute.outputs == "memoised" for tier in self.topology.tiers):
+            writable.add(outputs_folder())
+        return [*(Mount(folder, read_only=False) for folder in sorted(writable)), *(Mount(folder) for folder in sorted(folders))]
 
     def _node_config(self, node: str) -> dict[str, Any]:
         assert self._network is not None
         tier = self.topology.tier_of(node)
+        memoised = {"outputs": str(outputs_folder())} if tier.compute.outputs == "memoised" else {}
         return {
             "name": node, "tier": tier.name, "host": "0.0.0.0", "port": PORT,
             "peers": {n: f"{a}:{PORT}" for n, a in self._network.addresses.items() if n != node},
             "tiers": {n: self.topology.tier_of(n).name for n in self.topology.node_names},
             "tier_order": [t.name for t in self.topology.tiers],
             "catalogue": str(self.trial.content.catalogue.path), "models": self._models(),
-            "profiles": str(self.trial.content.profiles), "compute": tier.compute.profile or "real",
+            "profiles": str(self.trial.content.profiles), "compute": tier.compute.profile or "real", **memoised,
             "telemetry": str(self.work / f"{node}.nodes.csv"), "ready": str(self._ready_file(node)),
         }
 
@@ -241,6 +272,9 @@ class NodeSet:
         names |= {model} if model else set()
         names |= {s.model for s in getattr(policy, "steps", []) if s.model}
         return sorted(names)
+
+    def _policy(self, device: str) -> Policy:
+        return make_policy(self.trial.policy, context_for(self.trial.scenario, self.trial.content, device, self.trial.repeat))
 
     def _samples(self, device: str) -> NDArray[np.int64]:
         """Indices into the data set of the samples that this device sends, in order."""
@@ -257,7 +291,7 @@ class NodeSet:
         samples = self._samples(device)
         self.last_scheduled_s = max(self.last_scheduled_s, float(schedule[-1]) / 1e9)
         context = context_for(trial.scenario, trial.content, device, repeat)
-        policy = make_policy(trial.policy, context)
+        policy = self._policy(device)
         # a fixed plan that computes nothing here needs neither torch nor weights on the device
         local = not isinstance(policy, Fixed) or any(s.node == device for s in (*policy.plan.steps, *policy.plan.fallback))
         names = self.topology.node_names

@@ -54,9 +54,14 @@ class Trial:
         started = datetime.datetime.now(datetime.UTC)
         host = machine.host()
         with ExitStack() as stack:
+            _phase("outputs")
+            nodes = NodeSet(self)
+            outputs = nodes.prepare()
+            if outputs is not None:
+                _emit("outputs_ready", **outputs)
             _phase("network")
             fabric = LinkFabric(self.folder, seed=self._seed("network"), step_s=self.scenario.replay_step)
-            nodes = stack.enter_context(NodeSet(self))
+            stack.enter_context(nodes)
             specs = direction_specs(self.scenario, self._seed, self.devices)
             network = Network(self.scenario.topology, fabric, specs, nodes.host_class)
             network.build()
@@ -80,7 +85,7 @@ class Trial:
             "finished_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "clock": {"start_ns": start_ns, "unix_ns_at_start": start_ns + time.time_ns() - time.monotonic_ns()},
             "versions": machine.versions(), "host": host, "links": gather.links(self.scenario, network, fabric, specs),
-            "nodes": nodes.manifest(network), "events": events.log, "sdn": sdn,
+            "nodes": nodes.manifest(network), "events": events.log, "sdn": sdn, "outputs": outputs,
             "calibration": {"links": calibrated, "nodes": node_calibration},
             "files": dict(self.content.sha256),
         }

@@ -99,6 +99,7 @@ class MemoStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.failed = False  # whether SQLite refused a look-up
         self._local = threading.local()
         self._told = False
 
@@ -184,6 +185,7 @@ class MemoStore:
             row: tuple[Any, ...] | None = self._connection().execute(query, values).fetchone()
             return row
         except sqlite3.Error as error:
+            self.failed = True
             self._tell(str(error))
             return None
 

@@ -3,7 +3,8 @@
 Configuration (JSON): `name`, `tier`, `host`, `port` (0: any), `peers` {node: "address:port"}, `tiers` {node: tier},
 `tier_order` [tier], `catalogue` (path), `models` [name], `profiles` (folder), `compute` (profile's name or file, or
 `real`), `outputs` (folder of memoised outputs, to be looked up instead of computed), `telemetry` (CSV to write), `ready`
-(JSON file written when the models are loaded and warm), `max_body_bytes`, `body_timeout_s`. Only `name` and `catalogue` are required.
+(JSON file written when the models are loaded and warm), `max_body_bytes`, `body_timeout_s`. Only `name` and
+`catalogue` are required.
 """
 
 from __future__ import annotations
