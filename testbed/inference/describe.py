@@ -74,7 +74,8 @@ def describe(model: StagedModel, scores: Mapping[str, ExitScore], machine: str,
                 head = None if index == model.num_stages - 1 else model.heads[str(index)]
                 score = scores[model.exits[index]]
                 exits.append({"name": model.exits[index], "after": index,
-                              "accuracy": round(score.accuracy, 4), "temperature": round(score.temperature, 4),
+                              "accuracy": round(score.accuracy, 4),
+                              "accuracy_2000": round(score.accuracy_2000, 4), "temperature": round(score.temperature, 4),
                               "ece": round(score.ece, 4), "ece_calibrated": round(score.ece_calibrated, 4),
                               "parameters": sum(p.numel() for p in head.parameters()) if head else 0,
                               "macs": count_macs(head, x) if head else 0,
