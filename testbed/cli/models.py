@@ -23,25 +23,49 @@ CatalogueOption = Annotated[Path, typer.Option("--catalogue", help="Catalogue fi
 
 @app.command("list")
 def list_models(catalogue: CatalogueOption = _CATALOGUE) -> None:
-    """List the models: stages, exits with accuracy, size and cost."""
+    """List the models: accuracy of their exits, size and cost."""
     from testbed.inference.catalogue import load_catalogue
 
     found = load_catalogue(catalogue)
-    console = Console()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("model", "data set", "accuracy of the exits", "parameters", "MMAC", "ms"):
+        is_number = heading in ("parameters", "MMAC", "ms")
+        table.add_column(heading, no_wrap=heading != "accuracy of the exits", justify="right" if is_number else "left")
     for info in found.models.values():
-        table = Table(show_header=False, title=info.name, title_justify="left")
-        for key, value in (
-            ("data set", f"{info.dataset}, frames of {'x'.join(map(str, info.input_shape))}"),
-            ("stages", ", ".join(s.name for s in info.stages)),
-            *((f"exit {e.name}", f"after {info.stages[e.after].name}, accuracy {e.accuracy:.1%}") for e in info.exits),
-            ("parameters", f"{info.parameters:,}"),
-            ("cost", f"{sum(s.macs for s in info.stages) / 1e6:.1f} MMAC, "
-                     f"{info.reference_time_s(0, info.num_stages) * 1e3:.2f} ms on one thread of "
-                     f"{info.reference.get('machine', 'the reference machine')}"),
-            ("weights", f"{info.weights}, sha256 {info.sha256[:16]}"),
-        ):
-            table.add_row(key, value)
-        console.print(table)
+        table.add_row(
+            info.name, info.dataset, ", ".join(f"{e.name} {e.accuracy:.1%}" for e in info.exits),
+            f"{info.parameters / 1e6:.2f} M", f"{sum(s.macs for s in info.stages) / 1e6:.1f}",
+            f"{info.reference_time_s(0, info.num_stages) * 1e3:.2f}")
+    machines = dict.fromkeys(str(info.reference.get("machine", "the reference machine")) for info in found.models.values())
+    console = Console()
+    console.print(table)
+    console.print(f"ms: all stages, batch 1, one thread of {', '.join(machines)}. `testbed models show NAME` tells more.",
+                  highlight=False)
+
+
+@app.command("show")
+def show(name: str, catalogue: CatalogueOption = _CATALOGUE) -> None:
+    """Show one model: exits with accuracy and calibration, cost, training recipe, weights."""
+    from testbed.inference.catalogue import load_catalogue
+
+    info = load_catalogue(catalogue)[name]
+    table = Table(show_header=False, title=info.name, title_justify="left")
+    for key, value in (
+        ("data set", f"{info.dataset}, frames of {'x'.join(map(str, info.input_shape))}, {info.classes} classes"),
+        ("stages", ", ".join(s.name for s in info.stages)),
+        *((f"exit {e.name}", f"after {info.stages[e.after].name}, accuracy {e.accuracy:.1%}" + (
+            "" if e.ece is None or e.ece_calibrated is None else
+            f", calibration error {e.ece:.1%}, {e.ece_calibrated:.1%} at temperature {e.temperature:.2f}"))
+          for e in info.exits),
+        ("parameters", f"{info.parameters:,}, of which exit heads {sum(e.parameters for e in info.exits):,}"),
+        ("cost", f"{sum(s.macs for s in info.stages) / 1e6:.1f} MMAC, "
+                 f"{info.reference_time_s(0, info.num_stages) * 1e3:.2f} ms on one thread of "
+                 f"{info.reference.get('machine', 'the reference machine')}"),
+        ("recipe", f"seed {info.seed}, {info.recipe}"),
+        ("weights", f"{info.weights} ({info.storage}), sha256 {info.sha256[:16]}"),
+    ):
+        table.add_row(key, value)
+    Console().print(table)
 
 
 @app.command("cuts")

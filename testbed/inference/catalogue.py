@@ -34,6 +34,7 @@ class StageInfo(Strict):
 class ExitInfo(Strict):
     """An exit after stage `after`: accuracy on the test split when every sample leaves there, and its head's cost.
 
+    `accuracy_2000` is that of the first 2,000 test samples, which is quickly checked.
     `ece` is the expected calibration error on the test split as it is, `ece_calibrated` after division of the logits by
     `temperature`, which was fitted on the calibration split.
     """
@@ -41,6 +42,7 @@ class ExitInfo(Strict):
     name: str
     after: int = Field(ge=0)
     accuracy: float = Field(ge=0, le=1)
+    accuracy_2000: float | None = Field(None, ge=0, le=1)
     temperature: float = Field(1.0, gt=0)
     ece: float | None = Field(None, ge=0, le=1)
     ece_calibrated: float | None = Field(None, ge=0, le=1)
