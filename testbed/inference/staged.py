@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 FINAL_EXIT = "final"
 
@@ -85,24 +87,13 @@ def stage_shapes(model: StagedModel) -> list[tuple[int, ...]]:
     return shapes
 
 
-def count_macs(module: nn.Module, x: Tensor) -> int:
-    """Multiply-accumulates of convolutions and linear layers in one call of `module` on one sample x (1, ...)."""
-    total = 0
-
-    def add(layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        if isinstance(layer, nn.Conv2d):
-            per_output = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
-            total += output.numel() * per_output
-        elif isinstance(layer, nn.Linear):
-            total += output.numel() * layer.in_features
-
-    handles = [layer.register_forward_hook(add) for layer in module.modules()
-               if isinstance(layer, nn.Conv2d | nn.Linear)]
+def count_macs(module: nn.Module, *inputs: Tensor) -> int:
+    """Multiply-accumulates of convolutions and matrix products in one call of `module`, layers and functions alike."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # attention as one fused operation is not counted
     try:
-        with torch.inference_mode():
-            module(x)
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
+            module(*(x.clone() for x in inputs))
     finally:
-        for handle in handles:
-            handle.remove()
-    return total
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return int(counter.get_total_flops()) // 2
