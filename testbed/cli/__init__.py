@@ -12,8 +12,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "validate": ("testbed.cli.validate", "app", "Check a scenario or topology file; touch nothing."),
     "schema": ("testbed.cli.schema", "app", "Print the JSON Schema of the files, for editors."),
     "report": ("testbed.cli.report", "app", "Draw the HTML report of a run again."),
+    "rerun": ("testbed.cli.rerun", "app", "Repeat a finished trial from its manifest, and say what differs."),
+    "export": ("testbed.cli.export", "app", "Pack a run into one archive: tables, manifests, report, content."),
+    "init": ("testbed.cli.init", "app", "Write an editable copy of the shipped content."),
     "doctor": ("testbed.cli.doctor", "app", "Say what this machine can do and what will be used."),
     "models": ("testbed.cli.models", "app", "List and train the models of the catalogue."),
+    "profile": ("testbed.cli.profile", "app", "Measure a compute profile on this machine."),
     "data": ("testbed.cli.data", "app", "List, check and get data sets."),
     "traces": ("testbed.cli.traces", "app", "List, inspect, plot, convert, generate and get traces."),
 }
