@@ -12,8 +12,10 @@ from testbed.errors import InputError
 from testbed.inference.catalogue import Catalogue, load_catalogue
 from testbed.inference.catalogue import ModelInfo as CatalogueEntry
 from testbed.inference.codecs import CODECS
+from testbed.inference.compute import load_profile
 from testbed.inference.data import DATASETS, dataset_sha256, is_path, load_dataset
 from testbed.policies import ModelInfo
+from testbed.schema.files import is_profile_path
 from testbed.schema.scenario import PlanSpec, PolicySpec, Scenario
 from testbed.schema.topology import Direction
 from testbed.traces import Trace, concatenate, load_trace
@@ -46,12 +48,8 @@ class Content:
         profiles = path.parent.parent / "profiles"
         for i, tier in enumerate(scenario.topology.tiers):
             if tier.compute.profile is not None:
-                file = profiles / f"{tier.compute.profile}.yaml"
-                if not file.is_file():
-                    known = ", ".join(sorted(p.stem for p in profiles.glob("*.yaml")))
-                    raise InputError("there is no such compute profile", file=source, key=f"topology.tiers[{i}].compute",
-                                     value=tier.compute.profile, remedy=f"use real, or one of {known}")
-                hashes[f"profile:{tier.compute.profile}"] = _sha256(file)
+                hashes |= _check_profile(tier.compute.profile, profiles, catalogue[scenario.model], source,
+                                         f"topology.tiers[{i}].compute")
         for i, link in enumerate(scenario.topology.links):
             for which in ("up", "down"):
                 hashes |= _check_direction(link.direction(which), source, f"topology.links[{i}].{which}")
@@ -70,6 +68,17 @@ def names_of_policy(policy: PlanSpec | PolicySpec) -> set[str]:
     if isinstance(policy, PolicySpec):
         return {policy.policy} if ".py:" in policy.policy else set()
     return {f"model:{name}" for name in (policy.model, *(step.model for step in policy.steps)) if name is not None}
+
+
+def _check_profile(name: str, profiles: Path, model: CatalogueEntry, source: Path, key: str) -> dict[str, str]:
+    """Hash of a compute profile, a shipped one or a file, that has a time for every stage. Raises InputError."""
+    file = Path(name) if is_profile_path(name) else profiles / f"{name}.yaml"
+    if not file.is_file():
+        known = ", ".join(sorted(p.stem for p in profiles.glob("*.yaml")))
+        raise InputError("there is no such compute profile", file=source, key=key, value=name,
+                         remedy=f"use real, one of {known}, or the path of a file.yaml")
+    load_profile(name, profiles).check(model)
+    return {name if is_profile_path(name) else f"profile:{name}": _sha256(file)}
 
 
 def _check_dataset(scenario: Scenario, model: CatalogueEntry, source: Path) -> dict[str, str]:

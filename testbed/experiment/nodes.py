@@ -26,6 +26,7 @@ from testbed.inference.memo import outputs_folder
 from testbed.measurement.atomic import write_json_atomic
 from testbed.policies import Policy, make_policy
 from testbed.policies.static import Fixed
+from testbed.schema.files import is_profile_path
 from testbed.workload.arrivals import generator, sample_indices, schedule_ns
 from testbed.workload.inputs import write_inputs
 
@@ -245,6 +246,8 @@ class NodeSet:
     def _mounts(self) -> list[Mount]:
         package = Path(testbed.__file__).parent
         folders = {package, self.trial.content.catalogue.path.parent, self.trial.content.profiles}
+        folders |= {Path(tier.compute.profile).parent for tier in self.topology.tiers
+                    if tier.compute.profile is not None and is_profile_path(tier.compute.profile)}
         folders |= {Path(name.rpartition(":")[0]).parent for name in self.trial.content.sha256 if ".py:" in name}
         writable = {self.work}
         if any(tier.compute.outputs == "memoised" for tier in self.topology.tiers):

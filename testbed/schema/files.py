@@ -153,11 +153,22 @@ def _resolved(document: Document) -> Document:
 
 
 def _absolute(data: Any, origin: Path) -> Any:
-    """Copy of `data` with trace and log paths made absolute, relative to the file they stand in."""
+    """Copy of `data` with paths of traces, logs, data sets and profiles made absolute, relative to the file they stand in."""
     if isinstance(data, dict):
-        return {k: _resolve_paths(v, origin) if k in _FILE_KEYS or (k == "dataset" and _is_path(v)) else _absolute(v, origin)
-                for k, v in data.items()}
+        return {k: _resolve_paths(v, origin) if _names_file(k, v) else _absolute(v, origin) for k, v in data.items()}
     return [_absolute(v, origin) for v in data] if isinstance(data, list) else data
+
+
+def _names_file(key: str, value: Any) -> bool:
+    """Whether the value of a key is a path (or paths), and not the name of something known or a mapping."""
+    if key in ("compute", "profile"):
+        return isinstance(value, str) and is_profile_path(value)
+    return key in _FILE_KEYS or (key == "dataset" and _is_path(value))
+
+
+def is_profile_path(name: str) -> bool:
+    """A `compute:` profile with this ending is a file; anything else is the name of a shipped one."""
+    return name.endswith((".yaml", ".yml"))
 
 
 def _is_path(value: Any) -> bool:
