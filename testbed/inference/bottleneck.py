@@ -80,7 +80,8 @@ class BottleneckRecipe:
     ----------
     channels, stride, bits: of the code; see `BottleneckNet`.
     samples: training samples of an epoch, drawn anew for each; 0: all.
-    reconstruction_epochs: epochs at the beginning in which the relative squared error of the tensor is added to the loss.
+    reconstruction_epochs: epochs at the beginning in which the loss is the relative squared error of the tensor, which
+        needs no pass through the rest of the model; the loss of the others is the cross-entropy.
     early_exit_weight: weight of the cross-entropy of exits behind the cut; the final exit's is 1.
     shift_pixels, flip: each batch is moved by up to so many pixels, and mirrored or not.
     bfloat16: the frozen model computes in bfloat16; the bottleneck in float32.
@@ -91,10 +92,10 @@ class BottleneckRecipe:
     bits: int = 8
     epochs: int = 10
     samples: int = 0
-    batch_size: int = 64
-    learning_rate: float = 3e-3
+    batch_size: int = 32
+    learning_rate: float = 2e-2
     weight_decay: float = 1e-4
-    reconstruction_epochs: int = 1
+    reconstruction_epochs: int = 2
     early_exit_weight: float = 0.5
     shift_pixels: int = 2
     flip: bool = False
@@ -167,13 +168,13 @@ def _loss(model: StagedModel, net: BottleneckNet, cut: int, frames: Tensor, labe
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
         features = model.run(frames, 0, cut)
     features = features.float()  # (N, C, H, W)
-    restored = net(features)
+    restored: Tensor = net(features)
+    if reconstruct:
+        return F.mse_loss(restored, features) / features.var().clamp_min(1e-8)
     with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bfloat16):
         logits = exits_behind(model, cut, restored)
     losses = [F.cross_entropy(out.float(), labels) * (1.0 if i == len(logits) - 1 else recipe.early_exit_weight)
               for i, out in enumerate(logits.values())]
-    if reconstruct:
-        losses.append(F.mse_loss(restored, features) / features.var().clamp_min(1e-8))
     return torch.stack(losses).sum()
 
 

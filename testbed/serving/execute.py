@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from testbed.inference.codecs import CODECS
 from testbed.serving.client import Answer, NodeClient, TransportError
+from testbed.serving.coding import Coder
 from testbed.serving.plan import PlanError, Step, parse_steps
 from testbed.serving.protocol import (
     HEADER_LENGTH,
@@ -92,7 +92,7 @@ class PlanOutcome:
 async def execute_plan(local: str, worker: Worker, client: NodeClient, steps: Sequence[Mapping[str, Any]],
                        x: NDArray[np.float32], *, request_id: str, start_ns: int | None = None,
                        timeout_s: float = 10.0, fallback: Sequence[Mapping[str, Any]] = (),
-                       retries: int = 0) -> PlanOutcome:
+                       retries: int = 0, coder: Coder | None = None) -> PlanOutcome:
     """Execute a plan for one input x (1, C, H, W), seen from node `local`; always ends with a status.
 
     Parameters
@@ -101,15 +101,17 @@ async def execute_plan(local: str, worker: Worker, client: NodeClient, steps: Se
     start_ns: instant (CLOCK_MONOTONIC) from which the plan's time counts; now when absent.
     timeout_s: time after which the plan has failed. With retries each attempt gets an equal share of what is left.
     retries: how often a transfer that failed is tried again.
+    coder: this node's codecs; those that need no catalogue when absent.
 
     Raises PlanError for a plan that could never be executed.
     """
     start_ns = time.monotonic_ns() if start_ns is None else start_ns
     parsed, spare = parse_steps(steps), parse_steps(fallback) if fallback else []
     deadline_ns = start_ns + round(timeout_s * 1e9)
+    coder = coder or Coder()
     try:
         done = await run_steps(local, worker, client, parsed, x, request_id=request_id, start_ns=start_ns,
-                               deadline_ns=deadline_ns, retries=retries)
+                               deadline_ns=deadline_ns, retries=retries, coder=coder)
         if done.exit_id is None:
             raise StepFailed("bad_request", "the plan ended before the model's last stage without an exit", done.hops)
         return _outcome(done, done.hops)
@@ -119,7 +121,7 @@ async def execute_plan(local: str, worker: Worker, client: NodeClient, steps: Se
         if spare:
             try:
                 done = await run_steps(local, worker, client, spare, x, request_id=request_id, start_ns=failed_ns,
-                                       deadline_ns=None)
+                                       deadline_ns=None, coder=coder)
                 if done.exit_id is not None:
                     return _outcome(done, failed.hops + done.hops, sent, failed.error_type)
             except StepFailed as second:
@@ -138,7 +140,8 @@ def _outcome(done: Done, hops: list[Hop], sent_before: int = 0, remote_error: st
 
 
 async def run_steps(local: str, worker: Worker, client: NodeClient, steps: Sequence[Step], x: NDArray[np.float32], *,
-                    request_id: str, start_ns: int, deadline_ns: int | None, retries: int = 0) -> Done:
+                    request_id: str, start_ns: int, deadline_ns: int | None, retries: int = 0,
+                    coder: Coder) -> Done:
     """Execute steps from this node on: its own steps here, and the rest, from the first remote step on, over there.
 
     Raises StepFailed.
@@ -149,7 +152,7 @@ async def run_steps(local: str, worker: Worker, client: NodeClient, steps: Seque
         if step.start == 0:
             current = given
         if step.node != local:
-            return await _pass_on(local, client, steps[i:], current, hops, request_id, t_ns, deadline_ns, retries)
+            return await _pass_on(local, client, coder, steps[i:], current, hops, request_id, t_ns, deadline_ns, retries)
         last = i + 1 == len(steps)
         try:
             result = await worker.execute(step.model, step.start, step.stop, current, step.rule, queue_start_ns=t_ns,
@@ -168,14 +171,14 @@ async def run_steps(local: str, worker: Worker, client: NodeClient, steps: Seque
     raise AssertionError("a plan has at least one step")
 
 
-async def _pass_on(local: str, client: NodeClient, steps: Sequence[Step], x: NDArray[np.float32], hops: list[Hop],
-                   request_id: str, t_ns: int, deadline_ns: int | None, retries: int) -> Done:
+async def _pass_on(local: str, client: NodeClient, coder: Coder, steps: Sequence[Step], x: NDArray[np.float32],
+                   hops: list[Hop], request_id: str, t_ns: int, deadline_ns: int | None, retries: int) -> Done:
     node, begin_ns = steps[0].node, t_ns
     for attempt in range(retries + 1):
         limit_ns = deadline_ns
         if deadline_ns is not None and attempt < retries:
             limit_ns = begin_ns + (deadline_ns - begin_ns) // (retries + 1 - attempt)
-        body, length = _message(steps, x, request_id, limit_ns, hops)
+        body, length = await _message(coder, steps, x, request_id, limit_ns, hops)
         send_ns = time.monotonic_ns()
         up: Hop = {"kind": "transfer", "src_node": local, "dst_node": node,
                    "direction": client.direction(local, node, "up"), "stage": steps[0].stages,
@@ -193,10 +196,10 @@ async def _pass_on(local: str, client: NodeClient, steps: Sequence[Step], x: NDA
     raise AssertionError("unreachable")
 
 
-def _message(steps: Sequence[Step], x: NDArray[np.float32], request_id: str,
-             deadline_ns: int | None, hops: list[Hop]) -> tuple[bytes, int]:
+async def _message(coder: Coder, steps: Sequence[Step], x: NDArray[np.float32], request_id: str,
+                   deadline_ns: int | None, hops: list[Hop]) -> tuple[bytes, int]:
     try:
-        encoded = CODECS[steps[0].codec].encode(x)
+        encoded = await coder.encode(steps[0].codec, x)
     except ValueError as error:
         raise StepFailed("bad_request", f"codec {steps[0].codec}: {error}", hops) from None
     tensors = [Tensor("input" if i == 0 else f"input_{i}", array) for i, array in enumerate(encoded.arrays)]

@@ -25,9 +25,11 @@ from typing import Any
 
 from testbed.errors import InputError, TestbedError
 from testbed.inference.catalogue import load_catalogue
+from testbed.inference.codecs import Registry, standard_names
 from testbed.inference.compute import REAL, load_profile
 from testbed.serving.background import freeze_garbage
 from testbed.serving.client import NodeClient
+from testbed.serving.coding import Coder
 from testbed.serving.server import NodeServer
 from testbed.serving.telemetry import memory_bytes, write_telemetry
 from testbed.serving.worker import Worker, served_models
@@ -79,13 +81,15 @@ async def _serve(config: Mapping[str, Any], die_with_stdin: bool) -> None:
     models = served_models(catalogue, config.get("models", catalogue.models), config.get("outputs"))
     worker = Worker(models, profile)
     limits = {k: config[k] for k in ("max_body_bytes", "body_timeout_s") if k in config}
-    server = NodeServer(name, worker, client, **limits)
+    codecs = Registry(catalogue.path)
+    server = NodeServer(name, worker, client, **limits, coder=Coder(codecs, profile))
     try:
         port = await server.start(config.get("host", "0.0.0.0"), config.get("port", 8000))
     except OSError as error:
         raise InputError(f"cannot listen: {error.strerror}", key="port", value=config.get("port", 8000),
                          remedy="choose a free port") from None
     await worker.warm_up()
+    codecs.warm_up([*standard_names(), *codecs.learned_for(models)])
     times = await _model_times(worker)
     telemetry = None
     if "telemetry" in config:

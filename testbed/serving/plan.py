@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from testbed.inference.codecs import CODECS
+from testbed.inference.codecs import CODECS, is_codec_name
 from testbed.inference.exits import ExitRule
 
 MAX_STEPS = 16
@@ -70,8 +70,8 @@ def _step(item: object, where: str) -> Step:
     if item["start"] >= item["stop"]:
         raise PlanError(f"{where}: start {item['start']} is not before stop {item['stop']}")
     codec = item.get("codec", "raw")
-    if not isinstance(codec, str) or codec not in CODECS:
-        raise PlanError(f"{where}.codec is one of {', '.join(CODECS)}")
+    if not is_codec_name(codec):
+        raise PlanError(f"{where}.codec is one of {CODECS.choices}; or bottleneck:MODEL@CUT")
     try:
         rule = ExitRule.parse(item.get("exit"))
     except ValueError as error:

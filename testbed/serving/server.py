@@ -13,9 +13,9 @@ from aiohttp import web
 from numpy.typing import NDArray
 
 import testbed
-from testbed.inference.codecs import CODECS
 from testbed.inference.exits import softmax
 from testbed.serving.client import NodeClient
+from testbed.serving.coding import Coder
 from testbed.serving.execute import Done, Hop, StepFailed, run_steps
 from testbed.serving.http import BodyError, Connection, ConnectionServer, json_response, read_body
 from testbed.serving.plan import PlanError, Step, parse_steps
@@ -46,12 +46,14 @@ class NodeServer:
     client: how this node reaches its peers.
     max_body_bytes: longest request body; longer ones are answered with status 413.
     body_timeout_s: time for a request body to arrive; slower ones are answered with status 408.
+    coder: the codecs that this node knows; those that need no catalogue when absent.
     """
 
     def __init__(self, name: str, worker: Worker, client: NodeClient, *, max_body_bytes: int = 64 * 2**20,
-                 body_timeout_s: float = 120.0) -> None:
+                 body_timeout_s: float = 120.0, coder: Coder | None = None) -> None:
         self.name, self.worker, self.client = name, worker, client
         self.max_body_bytes, self.body_timeout_s = max_body_bytes, body_timeout_s
+        self.coder = coder or Coder()
         self.ready = False
         self.inflight = 0
         self._runner: web.ServerRunner | None = None
@@ -71,6 +73,7 @@ class NodeServer:
         self.ready = False
         if self._runner is not None:
             await self._runner.cleanup()
+        self.coder.close()
 
     # ---- HTTP ------------------------------------------------------------------------------------------------
 
@@ -145,12 +148,12 @@ class NodeServer:
         deadline_ns = message.parameters.get("testbed_deadline_ns")
         if deadline_ns is not None and type(deadline_ns) is not int:
             raise ProtocolError("testbed_deadline_ns must be an integer")
-        x = _input(message, self.max_body_bytes)
+        x = await _input(self.coder, message, self.max_body_bytes)
         account: dict[str, Any] = {"recv_first_ns": first_ns, "recv_last_ns": last_ns, "stage": steps[0].stages,
                                    "exit_id": None, "confidence": None, "final_node": None, "final_model": None}
         try:
             done = await run_steps(self.name, self.worker, self.client, steps, x, request_id=message.id or "",
-                                   start_ns=last_ns, deadline_ns=deadline_ns)
+                                   start_ns=last_ns, deadline_ns=deadline_ns, coder=self.coder)
         except StepFailed as failed:
             return self._failed(failed, account, planned)
         account |= {"exit_id": done.exit_id, "confidence": done.confidence, "final_node": done.final_node,
@@ -213,14 +216,14 @@ def _account(account: dict[str, Any], hops: list[Hop], encode_start_ns: int) -> 
                       separators=(",", ":"))
 
 
-def _input(message: InferRequest, max_bytes: int) -> NDArray[np.float32]:
+async def _input(coder: Coder, message: InferRequest, max_bytes: int) -> NDArray[np.float32]:
     """The input array of a request, decoded. Raises ProtocolError."""
     first = message.inputs[0]
     if first.name != "input":
         raise ProtocolError(f"the input is called 'input', not {first.name!r:.60}")
     name = first.parameters.get("codec", "raw")
-    if name not in CODECS:
-        raise ProtocolError(f"codec must be one of {', '.join(CODECS)}")
+    if name not in coder.codecs:
+        raise ProtocolError(f"codec must be one of {coder.codecs.choices}")
     if name == "raw":
         if len(message.inputs) != 1:
             raise ProtocolError(f"the model has one input, got {len(message.inputs)}")
@@ -233,6 +236,6 @@ def _input(message: InferRequest, max_bytes: int) -> NDArray[np.float32]:
         size = int(np.prod(params.get("shape", [0]), dtype=object))
         if size * 4 > 4 * max_bytes:
             raise ValueError("the decoded tensor is too large")
-        return CODECS[name].decode([t.data for t in message.inputs], params)
+        return await coder.decode(str(name), [t.data for t in message.inputs], params)
     except (ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(f"codec {name}: {error}") from None

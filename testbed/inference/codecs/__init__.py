@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from testbed.inference.codecs.base import Codec, Encoded
-from testbed.inference.codecs.registry import Registry, standard_names
+from testbed.inference.codecs.registry import Registry, is_codec_name, standard_names
 
 CODECS = Registry()
 
@@ -19,4 +19,4 @@ def codec(name: str) -> Codec:
     return CODECS.named(name)
 
 
-__all__ = ["CODECS", "Codec", "Encoded", "Registry", "codec", "standard_names"]
+__all__ = ["CODECS", "Codec", "Encoded", "Registry", "codec", "is_codec_name", "standard_names"]

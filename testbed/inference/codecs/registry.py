@@ -12,7 +12,7 @@ import numpy as np
 from testbed.errors import InputError
 from testbed.inference.codecs.base import Codec
 from testbed.inference.codecs.image import LOSSLESS_IMAGES, QUALITIES, image_codec
-from testbed.inference.codecs.learned import PREFIX, Bottleneck, BottleneckInfo, read_bottlenecks
+from testbed.inference.codecs.learned import KEY, PREFIX, Bottleneck, BottleneckInfo, read_bottlenecks
 from testbed.inference.codecs.lossless import METHODS, Lossless
 from testbed.inference.codecs.tensor import Fp16, Int8, Int8Channel, Raw, Uint8
 
@@ -118,6 +118,14 @@ def _standard(name: str) -> Codec | None:
     if match is not None and int(match[2]) <= QUALITIES.get(match[1], 0):
         return image_codec(match[1], int(match[2]))
     return None
+
+
+def is_codec_name(name: object) -> bool:
+    """Whether a codec could be called this: a standard one, or a learned one of some catalogue."""
+    if not isinstance(name, str) or not name.startswith(PREFIX):
+        return isinstance(name, str) and _standard(name) is not None
+    base, plus, method = name.removeprefix(PREFIX).partition("+")
+    return KEY.match(base) is not None and (not plus or method in METHODS)
 
 
 def standard_names() -> tuple[str, ...]:
