@@ -109,6 +109,7 @@ class Network:
                 for switch in self.switches.values():
                     switch.start([])
             self._neighbours()
+            self._tcp()
         except (OSError, subprocess.SubprocessError, AssertionError) as error:
             raise EmulationError(f"the network could not be built: {error}") from error
 
@@ -123,6 +124,19 @@ class Network:
                 _, error = process.communicate(lines, timeout=30)
                 if process.returncode:
                     raise EmulationError(f"neighbour entries of {name}: {str(error).strip()}")
+
+    def _tcp(self) -> None:
+        """What the topology says of TCP, in every host's own namespace."""
+        tcp = self.topology.tcp
+        script = f"cd /proc/sys/net/ipv4 && echo {int(tcp.slow_start_after_idle)} > tcp_slow_start_after_idle"
+        if tcp.congestion is not None:
+            script += f" && echo {tcp.congestion} > tcp_congestion_control"
+        for name, host in self.hosts.items():
+            process = host.popen(["sh", "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            _, error = process.communicate(timeout=30)
+            if process.returncode:
+                raise EmulationError(f"topology.tcp cannot be set on {name}: {str(error).strip()}; a private namespace "
+                                     "may use reno and what `sysctl net.ipv4.tcp_allowed_congestion_control` lists")
 
     def pid(self, node: str) -> int:
         """A process that lives in the node's network namespace."""

@@ -185,6 +185,19 @@ class Tier(Strict):
         return [f"{self.name}{i + 1}" for i in range(self.count)]
 
 
+class Tcp(Strict):
+    """TCP of all hosts.
+
+    `congestion`: congestion control, as the kernel calls it; this machine's default when absent. A kernel lets a private
+    namespace choose `reno` and what the machine lists in net.ipv4.tcp_allowed_congestion_control.
+    `slow_start_after_idle`: a connection that was idle for a retransmission time-out starts again from a window of ten
+    segments (RFC 5681, section 4.1). Off: it goes on with the window that it had.
+    """
+
+    congestion: str | None = Field(None, pattern=r"^[a-z][a-z0-9_]{1,14}$")
+    slow_start_after_idle: bool = True
+
+
 class Topology(Strict):
     """Tiers, ordered from the device side to the cloud side, and the links between them."""
 
@@ -193,6 +206,7 @@ class Topology(Strict):
     links: list[Link] = []
     switch: Literal["bridge", "ovs"] = "bridge"
     delay_backend: Literal["auto", "netem", "tap"] = "auto"
+    tcp: Tcp = Tcp()
 
     @model_validator(mode="after")
     def _reachable(self) -> Topology:
