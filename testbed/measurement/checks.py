@@ -212,6 +212,16 @@ def compute_overrun(inputs: Inputs, limit: float) -> Finding:
                           f"(limit {limit:.0%}); lower the load, use outputs: memoised, or a slower profile")
 
 
+def memo_misses(inputs: Inputs, limit: float) -> Finding:
+    """Share of computations on memoised nodes, in measured requests, whose output was not stored."""
+    rows = inputs.hops[inputs.hops["memo_hit"].notna() & inputs.hops["request_id"].isin(inputs.measured["request_id"])]
+    if not len(rows):
+        return Finding(None, "no node has memoised outputs")
+    missed = int((~rows["memo_hit"].astype(bool)).sum())
+    return Finding(missed / len(rows), f"{missed} of {len(rows)} outputs were not stored and had to be computed "
+                                       f"({missed / len(rows):.1%}, limit {limit:.0%}); run again: the outputs are now stored")
+
+
 def samples(inputs: Inputs, limit: float) -> Finding:
     """Answered requests in the measured phase."""
     rows = inputs.measured

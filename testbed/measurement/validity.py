@@ -32,6 +32,7 @@ _CHECKS: dict[str, Callable[[Inputs, float], Finding]] = {
     "cpu_steal_share": checks.cpu_steal,
     "throttled_share": checks.throttled,
     "compute_overrun_share": checks.compute_overrun,
+    "memo_miss_share": checks.memo_misses,
     "samples": checks.samples,
     "unaccounted_p99_s": checks.unaccounted,
     "order_violations": checks.violations,
