@@ -6,9 +6,11 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -55,11 +57,11 @@ class ModelInfo(Strict):
     """A model of the catalogue. Everything here is known without loading torch or the weights."""
 
     name: str
-    builder: str = Field(pattern=r"^[A-Za-z0-9_./-]+:[A-Za-z_]\w*$")
+    builder: str = Field(pattern=r"^[^:]+:[A-Za-z_]\w*$")
     dataset: str
     input_shape: tuple[int, ...] = Field(min_length=1)
     classes: int = Field(ge=2)
-    weights: str
+    weights: str | None  # None: a user's own builder brings them along
     storage: Literal["fp32", "fp16", "int8", "torch-int8"] = "fp32"
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     seed: int
@@ -166,6 +168,10 @@ def load_catalogue(path: str | Path) -> Catalogue:
 def load_model(catalogue: Catalogue, name: str) -> LoadedModel:
     """Build a model and load its weights after checking their sha256. Raises InputError; never unpickles."""
     info = catalogue[name]
+    if info.weights is None:
+        from testbed.inference.own_model import load_own
+
+        return LoadedModel(load_own(info, catalogue.path.parent), info)
     file = catalogue.path.parent / info.weights
     data = verified_bytes(file, info.sha256, catalogue.path, f"models.{name}")
     from safetensors import SafetensorError
@@ -212,11 +218,7 @@ def builder(reference: str, catalogue: Path) -> Callable[[], StagedModel]:
     try:
         if place.endswith(".py"):
             file = (catalogue.parent / place).resolve()
-            spec = importlib.util.spec_from_file_location(f"testbed_builder_{file.stem}", file)
-            if spec is None or spec.loader is None or not file.is_file():
-                raise ImportError(f"no file {file}")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
+            module = _module_of(file)
         else:
             module = importlib.import_module(place)
         found: Callable[[], StagedModel] = getattr(module, function)
@@ -224,6 +226,42 @@ def builder(reference: str, catalogue: Path) -> Callable[[], StagedModel]:
         raise InputError(f"builder cannot be loaded: {error}", file=catalogue, key="builder", value=reference,
                          remedy="write package.module:function or file.py:function") from None
     return found
+
+
+def _module_of(file: Path) -> ModuleType:
+    name = f"testbed_builder_{file.stem}_{hashlib.sha256(bytes(file)).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise ImportError(f"no file {file}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and the like look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        text = (str(error).splitlines() or [""])[0]
+        raise InputError(f"cannot be loaded: {type(error).__name__}: {text}", file=file, key="builder",
+                         remedy="run the file with python to see the whole error") from error
+    return module
+
+
+def write_catalogue(catalogue: Catalogue, path: Path) -> None:
+    """Write all entries into another file, in another folder: weights and builder files are named by their full paths."""
+    import yaml
+
+    def absolute(relative: str) -> str:
+        return str((catalogue.path.parent / relative).resolve())
+
+    models = {}
+    for name, info in catalogue.models.items():
+        place, _, function = info.builder.rpartition(":")
+        models[name] = {**info.model_dump(mode="json", exclude={"name"}),
+                        "builder": f"{absolute(place)}:{function}" if place.endswith(".py") else info.builder,
+                        "weights": None if info.weights is None else absolute(info.weights)}
+    others = dict(read_document(catalogue.path).data)
+    for entry in (others.get("bottlenecks") or {}).values():
+        entry["weights"] = absolute(entry["weights"])
+    path.write_text(yaml.safe_dump({**others, "models": models}, sort_keys=False), encoding="utf-8")
 
 
 def write_entry(path: Path, name: str, entry: Mapping[str, Any], header: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from testbed.inference.evaluate import ExitScore
+from testbed.inference.graph import GraphModel, stage_times_s
 from testbed.inference.staged import StagedModel, count_macs, stage_shapes
 
 
@@ -28,6 +29,8 @@ def median_time_s(call: Callable[[], object], repeats: int = 60, warmup: int = 1
 
 def measure(model: StagedModel, repeats: int = 60) -> tuple[list[float], dict[int, float]]:
     """Median single-thread time of each stage, and of each exit head by stage index, for one sample, in seconds."""
+    if isinstance(model, GraphModel):
+        return stage_times_s(model, repeats), {model.num_stages - 1: 0.0}
     stages, heads = [], {}
     x = torch.rand(1, *model.input_shape, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

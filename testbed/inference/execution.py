@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from testbed.inference.exits import ExitRule
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from testbed.inference.catalogue import ModelInfo
     from testbed.inference.staged import StagedModel
 
@@ -69,26 +71,37 @@ def run_step(run: StageRun, info: ModelInfo, start: int, stop: int, rule: ExitRu
 
 
 class TorchRun:
-    """Computes the stages of a model on this machine, for an input (N, ...)."""
+    """Computes the stages of a model on this machine, for an input (N, ...).
+
+    Stages are computed when something is asked of them, several in one call: a model may then skip what only a cut needs.
+    """
 
     def __init__(self, model: StagedModel, tensor: NDArray[np.float32]) -> None:
         import torch
 
         self._torch, self._model = torch, model
         self._x = torch.from_numpy(tensor if tensor.flags.writeable else tensor.copy())
+        self._begin: int | None = None  # first stage that was passed and is not computed yet
+        self._end = 0
 
     def advance(self, index: int) -> None:
-        """Compute stage `index`."""
-        with self._torch.inference_mode():
-            self._x = self._model.run(self._x, index, index + 1)
+        """Pass stage `index`."""
+        self._begin = index if self._begin is None else self._begin
+        self._end = index + 1
 
     def logits(self, index: int) -> NDArray[np.float32]:
         """Compute the exit head after stage `index`."""
         with self._torch.inference_mode():
-            logits: NDArray[np.float32] = self._model.exit_logits(index, self._x).numpy()
+            logits: NDArray[np.float32] = self._model.exit_logits(index, self._current()).numpy()
         return logits
 
     def tensor(self) -> NDArray[np.float32]:
         """The tensor so far."""
-        x: NDArray[np.float32] = self._x.numpy()
+        with self._torch.inference_mode():
+            x: NDArray[np.float32] = self._current().numpy()
         return x
+
+    def _current(self) -> Tensor:
+        if self._begin is not None:
+            self._x, self._begin = self._model.run(self._x, self._begin, self._end), None
+        return self._x
