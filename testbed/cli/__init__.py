@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rerun": ("testbed.cli.rerun", "app", "Repeat a finished trial from its manifest, and say what differs."),
     "export": ("testbed.cli.export", "app", "Pack a run into one archive: tables, manifests, report, content."),
     "init": ("testbed.cli.init", "app", "Write an editable copy of the shipped content."),
+    "compare": ("testbed.cli.compare", "app", "Difference between two policies on the same requests."),
     "doctor": ("testbed.cli.doctor", "app", "Say what this machine can do and what will be used."),
     "models": ("testbed.cli.models", "app", "List and train the models of the catalogue."),
     "profile": ("testbed.cli.profile", "app", "Measure a compute profile on this machine."),

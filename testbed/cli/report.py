@@ -26,9 +26,9 @@ def report(
     from testbed.measurement.report import render_report
     from testbed.measurement.summary import group_trials, write_run_tables
     from testbed.measurement.terminal import footer, plan_table
-    from testbed.measurement.trial import load_run, rejudged
+    from testbed.measurement.trial import load_run, rejudged, run_folder
 
-    folder = run if run.is_dir() or not (Path("runs") / run).is_dir() else Path("runs") / run
+    folder = run_folder(run)
     trials = load_run(folder)
     if judge:
         trials = [rejudged(trial) for trial in trials]

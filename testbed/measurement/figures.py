@@ -17,7 +17,7 @@ _ROLES = {"t0": "#e0a100", "t1": "#009e73", "t2": "#b5559b", "t3": "#d55e00", "u
           "d": "#56b4e9", "o": "#8a94a0", "x": "#d3d8de"}
 _DASHES = ("-", "--", ":", "-.")
 _INK = "#3b4650"
-_STYLE: Any = {
+FIGURE_STYLE: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#b8c0c8",
     "axes.labelcolor": _INK, "xtick.color": _INK, "ytick.color": _INK, "axes.grid": True, "grid.color": "#e8ebee",
     "axes.axisbelow": True, "legend.frameon": False, "svg.fonttype": "none", "svg.hashsalt": "testbed",
@@ -41,9 +41,9 @@ def save_figures(run_dir: str | Path, *, groups: Sequence[Group] | None = None) 
         label = data["series"][timeline["series"]]["label"]
         drawings[f"timeline_{_slug(label)}"] = (_timeline, timeline)
     paths = []
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(FIGURE_STYLE):
         for name, (draw, argument) in drawings.items():
-            figure = _figure(6.6, 5.2 if argument is not None else 3.6)
+            figure = new_figure(6.6, 5.2 if argument is not None else 3.6)
             draw(figure, data, *([] if argument is None else [argument]))
             for suffix in ("svg", "png"):
                 path = folder / f"{name}.{suffix}"
@@ -53,7 +53,7 @@ def save_figures(run_dir: str | Path, *, groups: Sequence[Group] | None = None) 
     return paths
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
     """A figure on the file-only canvas: no display and no global pyplot state are involved."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -49,8 +49,8 @@ LIMITS: tuple[Limit, ...] = (
           "(by 5% and 1 ms)", "the emulated host was slower than its profile says"),
     Limit("memo_miss_share", 0.01, "share", "computations on memoised nodes whose output was not stored and had to be computed",
           "computing takes this machine's time, and the first miss of a node loads torch"),
-    Limit("samples", 72, "requests", "answered requests needed for the percentiles that the table shows "
-          "(72 for p95, 368 for p99)", "a percentile of fewer samples has no 95% interval", at_least=True),
+    Limit("samples", 90, "requests", "answered requests needed for the percentiles that the table shows "
+          "(90 for p95, 459 for p99)", "of fewer samples it is too likely that none lies beyond the percentile", at_least=True),
     Limit("unaccounted_p99_s", 0.001, "s", "p99 of the part of a latency that no hop explains",
           "the breakdown per hop leaves something out"),
     Limit("order_violations", 0, "rows", "rows whose instants run backwards",

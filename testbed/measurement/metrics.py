@@ -7,16 +7,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from testbed.measurement.components import UNACCOUNTED, component_order, components
 from testbed.measurement.records import LIST_SEPARATOR, latency_s
-from testbed.measurement.stats import consecutive_blocks, quantile_interval, ratio_interval, samples_needed
+from testbed.measurement.stats import (
+    Units,
+    quantile_interval,
+    ratio_interval,
+    samples_needed,
+    share_interval,
+    too_few_samples,
+    units_of,
+)
 from testbed.measurement.trial import Trial
 
 Aggregate = Literal["count", "mean", "ratio", "quantile", "max"]
-FloatArray = npt.NDArray[np.float64]
 COMPONENT = "component: "  # prefix of the component columns of the request frame
 
 
@@ -25,7 +31,7 @@ class Metric:
     """One metric. `of` gives a value per measured request (NaN: not applicable), `aggregate` says what becomes of it.
 
     count: how many values are above zero. mean: their mean. ratio: sum of `of` over sum of `per`.
-    quantile: the ceil(q n)-th smallest value. max: the largest.
+    quantile: the ceil(q n)-th smallest value, blank when n is below `stats.samples_needed`. max: the largest.
     """
 
     name: str
@@ -85,45 +91,48 @@ def metrics_for(frame: pd.DataFrame, tiers: Sequence[str] = ()) -> list[Metric]:
     return [*METRICS, *families]
 
 
-def evaluate(metric: Metric, frame: pd.DataFrame, blocks: npt.NDArray[np.int64] | None = None, *,
-             seed: int = 0) -> Estimate:
-    """Compute one metric; `blocks` (see `stats.consecutive_blocks`) turns the confidence interval on."""
+def evaluate(metric: Metric, frame: pd.DataFrame, units: Units | None = None, *, seed: int = 0) -> Estimate:
+    """Compute one metric; `units` (see `stats.units_of`) turns the confidence interval on.
+
+    A percentile of too few samples is blank, and `note` says why; so it does where there is a value but no interval.
+    """
     values = metric.of(frame).to_numpy("float64", na_value=np.nan)
     used = np.isfinite(values)
     x = values[used]
-    low: float | None = None
-    high: float | None = None
-    note = ""
     if metric.aggregate == "count":
         return Estimate(metric.name, metric.unit, float((x > 0).sum()), None, None, len(frame))
     if not len(x):
         return Estimate(metric.name, metric.unit, None, None, None, 0, "not applicable: no such request")
     if metric.aggregate == "max":
-        value = float(x.max())
-    elif metric.aggregate == "quantile":
+        return Estimate(metric.name, metric.unit, float(x.max()), None, None, len(x))
+    if metric.aggregate == "quantile" and len(x) < samples_needed(metric.quantile):
+        return Estimate(metric.name, metric.unit, None, None, None, len(x),
+                        f"blank: {too_few_samples(len(x), metric.quantile)}")
+    below = np.ones_like(x) if metric.per is None else metric.per(frame).to_numpy("float64", na_value=0.0)[used]
+    if below.sum() == 0:
+        return Estimate(metric.name, metric.unit, None, None, None, 0, "not applicable: nothing to divide by")
+    if metric.aggregate == "quantile":
         value = float(np.sort(x)[int(np.ceil(metric.quantile * len(x))) - 1])
-        needed = samples_needed(metric.quantile)
-        if len(x) < needed:
-            note = f"indicative only: {len(x)} samples, a 95% interval of this percentile needs {needed}"
-        elif blocks is not None:
-            low, high = quantile_interval(x, metric.quantile, blocks[used], seed=seed)
     else:
-        below = np.ones_like(x) if metric.per is None else metric.per(frame).to_numpy("float64", na_value=0.0)[used]
-        if below.sum() == 0:
-            return Estimate(metric.name, metric.unit, None, None, None, 0, "not applicable: nothing to divide by")
         value = float(x.sum() / below.sum())
-        if blocks is not None:
-            low, high = ratio_interval(x, below, blocks[used], seed=seed)
-    if not note and blocks is not None and low is None and metric.aggregate != "max":
-        note = "no interval: too few requests"
-    return Estimate(metric.name, metric.unit, value, low, high, len(x), note)
+    if units is None:
+        return Estimate(metric.name, metric.unit, value, None, None, len(x))
+    own = units.take(used)
+    if metric.aggregate == "quantile":
+        found = quantile_interval(x, metric.quantile, own)
+    elif metric.aggregate == "mean" and np.isin(x, (0.0, 1.0)).all() and metric.unit == "share":
+        found = share_interval(x, own)
+    else:
+        found = ratio_interval(x, below, own, seed=seed)
+    note = f"no interval: {found.reason}" if found.reason else ""
+    return Estimate(metric.name, metric.unit, value, found.low, found.high, len(x), note)
 
 
 def evaluate_all(trials: Sequence[Trial], *, intervals: bool = True, seed: int = 0) -> list[Estimate]:
     """All metrics of trials of one policy and sweep point (repeats are pooled)."""
     frame = request_frame(trials)
-    blocks = consecutive_blocks(frame["trial"].to_numpy("int64")) if intervals and len(frame) else None
-    return [evaluate(metric, frame, blocks, seed=seed) for metric in metrics_for(frame, trials[0].tiers)]
+    units = units_of(frame["trial"].to_numpy("int64")) if intervals and len(frame) else None
+    return [evaluate(metric, frame, units, seed=seed) for metric in metrics_for(frame, trials[0].tiers)]
 
 
 def _ok(frame: pd.DataFrame, column: str) -> pd.Series:

@@ -62,9 +62,9 @@ def _row(group: Group) -> dict[str, Any]:
     def cell(name: str, unit: str | None = None) -> dict[str, str]:
         estimate = group.get(name)
         if estimate is None:
-            return {"value": "-", "interval": "", "note": "", "mark": ""}
+            return {"value": "-", "interval": "", "note": ""}
         return {"value": fmt.quantity(estimate.value, unit or estimate.unit), "interval": _interval(estimate),
-                "note": estimate.note, "mark": "~" if estimate.note.startswith("indicative") else ""}
+                "note": estimate.note}
 
     return {
         "policy": group.policy, "point": point_label(group), "repeats": len(group.trials),

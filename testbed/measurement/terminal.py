@@ -105,8 +105,10 @@ def footer(groups: Sequence[Group], report: str | Path | None = None) -> Text:
     unknown = [check["name"] for check in checks if check["state"] == "not measured"]
     if unknown:
         text.append(f"\n  not measured: {', '.join(unknown)}", style="yellow")
-    if any(estimate.note for group in groups for estimate in group.estimates if estimate.metric == "latency_p99"):
-        text.append(f"\n  ~ fewer than {samples_needed(0.99)} samples: this p99 is indicative only", style="dim")
+    blank = [e.metric.removeprefix("latency_") for group in groups for e in group.estimates if e.note.startswith("blank")]
+    if blank:
+        needed = ", ".join(f"{name} needs {samples_needed(int(name[1:]) / 100)}" for name in sorted(set(blank)))
+        text.append(f"\n  a dash for a percentile: too few samples ({needed})", style="dim")
     fell_back = [f"{group.label} {fmt.share(group.value('fallback'))}" for group in groups if group.value("fallback")]
     if fell_back:
         text.append(f"\nanswered by the device because a remote step failed: {', '.join(fell_back)}")
@@ -134,9 +136,7 @@ def _count(group: Group) -> str:
 
 
 def _latencies(group: Group) -> list[str]:
-    p99 = group.get("latency_p99")
-    return [fmt.milliseconds(group.value("latency_p50")), fmt.milliseconds(group.value("latency_p95")),
-            ("~" if p99 and p99.note else "") + fmt.milliseconds(group.value("latency_p99"))]
+    return [fmt.milliseconds(group.value(f"latency_p{percentile}")) for percentile in (50, 95, 99)]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[list[str]]:

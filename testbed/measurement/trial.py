@@ -123,6 +123,12 @@ def find_trials(run_dir: str | Path) -> list[Path]:
     return _in_file_order([path for _, path in newest.values()])
 
 
+def run_folder(run: str | Path) -> Path:
+    """A run's directory; a bare name that is no directory is looked up in `runs/`."""
+    folder = Path(run)
+    return folder if folder.is_dir() or not (Path("runs") / folder).is_dir() else Path("runs") / folder
+
+
 def load_run(run_dir: str | Path, trials: Sequence[str | Path] | None = None) -> list[Trial]:
     """Load the given trial directories, or all that `find_trials` names."""
     return [load_trial(path) for path in (find_trials(run_dir) if trials is None else trials)]

@@ -153,7 +153,7 @@ def test_terminal_table_shows_failures_and_reasons(tmp_path):
     make_trial(run / "cfg00" / "0", "split", requests_per_device=20, failing=4)
     text = " ".join(" ".join(lines_of(run, 100)).split())
     assert "28/36" not in text and re.search(r"\d+/36", text)
-    assert "INVALID" in text and "requests were answered, 72 are needed" in text
+    assert "INVALID" in text and "requests were answered, 90 are needed" in text
 
 
 def test_command_redraws(run, capsys, monkeypatch):

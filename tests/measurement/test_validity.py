@@ -133,7 +133,7 @@ SABOTAGE = {
     stolen: ("cpu_steal_share", "hypervisor took 15"),
     quota: ("throttled_share", "node edge1 was throttled 20"),
     overrun: ("compute_overrun_share", "computations on edge1 took longer"),
-    few: ("samples", "72 are needed"),
+    few: ("samples", "90 are needed"),
     lost_hop: ("unaccounted_p99_s", "is in no hop"),
     backwards: ("order_violations", "run backwards"),
     other_traffic: ("link_bytes_error", "the kernel counted"),
