@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from testbed.errors import InputError
-from testbed.inference.catalogue import Catalogue, load_catalogue
+from testbed.inference.catalogue import Catalogue, load_catalogue, write_catalogue
 from testbed.inference.catalogue import ModelInfo as CatalogueEntry
-from testbed.inference.codecs import CODECS
+from testbed.inference.codecs import Registry, standard_names
+from testbed.inference.codecs.learned import PREFIX
 from testbed.inference.compute import load_profile
 from testbed.inference.data import DATASETS, dataset_sha256, is_path, load_dataset
 from testbed.policies import ModelInfo
-from testbed.schema.files import is_profile_path
+from testbed.schema.files import is_own_model, is_profile_path
 from testbed.schema.scenario import PlanSpec, PolicySpec, Scenario
 from testbed.schema.topology import Direction
 from testbed.traces import Trace, concatenate, load_trace
@@ -23,32 +25,46 @@ from testbed.traces import Trace, concatenate, load_trace
 
 @dataclass(frozen=True)
 class Content:
-    """What lies outside the scenario file. `sha256` maps the names that the configuration uses to content hashes."""
+    """What lies outside the scenario file. `sha256` maps the names that the configuration uses to content hashes.
+
+    `model` is the name of the scenario's model in `catalogue`, which has an entry for a user's own model too.
+    """
 
     catalogue: Catalogue
+    model: str
     profiles: Path
     models: Mapping[str, ModelInfo]
-    codecs: tuple[str, ...]
+    codecs: Registry
     sha256: Mapping[str, str]
 
     @classmethod
-    def of(cls, scenario: Scenario, source: Path) -> Content:
-        """Open all of it. Raises InputError naming file, key and remedy."""
+    def of(cls, scenario: Scenario, source: Path, own_model: CatalogueEntry | None = None) -> Content:
+        """Open all of it. Raises InputError naming file, key and remedy.
+
+        own_model: the entry of the user's model that the scenario names, when it is known; built and measured otherwise.
+        """
         path = Path(scenario.catalogue) if scenario.catalogue else find_upwards(source, "nodes/models/catalogue.yaml")
         if path is None:
             raise InputError("finds no nodes/models/catalogue.yaml beside it or above it", file=source, key="catalogue",
                              remedy="name one with catalogue:")
         catalogue = load_catalogue(path)
-        if scenario.model not in catalogue.models:
-            raise InputError("there is no such model in the catalogue", file=source, key="model", value=scenario.model,
-                             remedy=f"use one of {', '.join(catalogue.models)}")
-        used = {f"model:{scenario.model}"}.union(*map(names_of_policy, scenario.policies))
+        name = scenario.model
+        if is_own_model(name):
+            entry = own_model or _own_model(scenario, source)
+            name, catalogue = entry.name, replace(catalogue, models={**catalogue.models, entry.name: entry})
+        elif name not in catalogue.models:
+            raise InputError("there is no such model in the catalogue", file=source, key="model", value=name,
+                             remedy=f"use one of {', '.join(catalogue.models)}, or file.py:function")
+        used = {f"model:{name}"}.union(*map(names_of_policy, scenario.policies))
         hashes = {f"model:{name}": info.sha256 for name, info in catalogue.models.items() if f"model:{name}" in used}
-        hashes |= _check_dataset(scenario, catalogue[scenario.model], source)
+        if is_own_model(scenario.model):
+            hashes = {scenario.model: catalogue[name].sha256, **hashes}
+            hashes.pop(f"model:{name}")
+        hashes |= _check_dataset(scenario, catalogue[name], source)
         profiles = path.parent.parent / "profiles"
         for i, tier in enumerate(scenario.topology.tiers):
             if tier.compute.profile is not None:
-                hashes |= _check_profile(tier.compute.profile, profiles, catalogue[scenario.model], source,
+                hashes |= _check_profile(tier.compute.profile, profiles, catalogue[name], source,
                                          f"topology.tiers[{i}].compute")
         for i, link in enumerate(scenario.topology.links):
             for which in ("up", "down"):
@@ -56,18 +72,65 @@ class Content:
         for policy in scenario.policies:
             if isinstance(policy, PolicySpec) and ".py:" in policy.policy:
                 hashes[policy.policy] = _sha256(Path(policy.policy.rpartition(":")[0]))
+        codecs = Registry(path)
+        for policy in scenario.policies:
+            hashes |= {f"codec:{name}": codecs.learned(name).sha256() for name in _learned_codecs(policy)}
         models = {name: ModelInfo(
             name=name, stage_names=tuple(s.name for s in info.stages), exits={e.name: e.after for e in info.exits},
             input_bytes=info.bytes_at(0), output_bytes=tuple(s.size_bytes for s in info.stages),
             macs=tuple(s.macs for s in info.stages)) for name, info in catalogue.models.items()}
-        return cls(catalogue, profiles, models, tuple(CODECS), hashes)
+        return cls(catalogue, name, profiles, models, codecs, hashes)
+
+
+    @property
+    def own_model(self) -> CatalogueEntry | None:
+        """The entry of the user's model, where the scenario names one."""
+        entry = self.catalogue[self.model]
+        return entry if entry.weights is None else None
+
+    def catalogue_file(self, folder: Path) -> Path:
+        """The catalogue as a file for nodes: its own, or one written into `folder` that has the user's model too."""
+        if self.own_model is None:
+            return self.catalogue.path
+        write_catalogue(self.catalogue, folder / "catalogue.yaml")
+        return folder / "catalogue.yaml"
+
+
+def _own_model(scenario: Scenario, source: Path) -> CatalogueEntry:
+    """Build, check and measure the user's model for the scenario's data set. Raises InputError."""
+    from testbed.experiment.machine import host
+    from testbed.inference.own_model import describe_own
+
+    _check_dataset_name(scenario, source)
+    data = load_dataset(scenario.dataset, image_size=scenario.image_size)
+    return describe_own(scenario.model, data, scenario.dataset, str(host()["cpu_model"]))
 
 
 def names_of_policy(policy: PlanSpec | PolicySpec) -> set[str]:
-    """Names in `Content.sha256` that one policy brings in: its own file, and models that its plan names."""
+    """Names in `Content.sha256` that one policy brings in: its own file, models that its plan names, learned codecs."""
+    codecs = {f"codec:{name}" for name in _learned_codecs(policy)}
     if isinstance(policy, PolicySpec):
-        return {policy.policy} if ".py:" in policy.policy else set()
-    return {f"model:{name}" for name in (policy.model, *(step.model for step in policy.steps)) if name is not None}
+        return codecs | ({policy.policy} if ".py:" in policy.policy else set())
+    return codecs | {f"model:{name}" for name in (policy.model, *(step.model for step in policy.steps)) if name is not None}
+
+
+def codecs_of_policy(policy: PlanSpec | PolicySpec, codecs: Registry, models: Iterable[str]) -> list[str]:
+    """Codecs that nodes should have used once before the load: the plan's, or all when the policy decides as it runs."""
+    if isinstance(policy, PolicySpec):
+        return [*standard_names(), *codecs.learned_for(models)]
+    return sorted({policy.codec, policy.input_codec, *(step.codec for step in policy.steps)})
+
+
+def _learned_codecs(policy: PlanSpec | PolicySpec) -> set[str]:
+    """Learned codecs in a policy's keys and options, without what is compressed on top."""
+    def strings(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping | list):
+            for item in value.values() if isinstance(value, Mapping) else value:
+                yield from strings(item)
+
+    return {text.partition("+")[0] for text in strings(policy.model_dump()) if text.startswith(PREFIX)}
 
 
 def _check_profile(name: str, profiles: Path, model: CatalogueEntry, source: Path, key: str) -> dict[str, str]:
@@ -95,9 +158,7 @@ def _check_dataset(scenario: Scenario, model: CatalogueEntry, source: Path) -> d
             raise InputError(f"has {data.classes} classes, but model {model.name} has {model.classes}", file=name, key="dataset",
                              remedy="use a model with these classes, or keep only the samples that it knows")
         return {name: dataset_sha256(name)}
-    if name not in DATASETS:
-        raise InputError("there is no such data set", file=source, key="dataset", value=name,
-                         remedy=f"use one of {', '.join(DATASETS)}, or the path of a file.npz or of a folder of images (./NAME)")
+    _check_dataset_name(scenario, source)
     if model.dataset != name:
         raise InputError(f"model {model.name} was trained on {model.dataset}", file=source, key="dataset", value=name,
                          remedy=f"write dataset: {model.dataset}")
@@ -105,6 +166,12 @@ def _check_dataset(scenario: Scenario, model: CatalogueEntry, source: Path) -> d
         raise InputError("belongs to a folder of images", file=source, key="image_size", value=list(scenario.image_size),
                          remedy=f"remove it: the frames of {name} have one size")
     return {f"dataset:{name}": dataset_sha256(name)}
+
+
+def _check_dataset_name(scenario: Scenario, source: Path) -> None:
+    if not is_path(scenario.dataset) and scenario.dataset not in DATASETS:
+        raise InputError("there is no such data set", file=source, key="dataset", value=scenario.dataset,
+                         remedy=f"use one of {', '.join(DATASETS)}, or the path of a file.npz or of a folder of images (./NAME)")
 
 
 def direction_trace(direction: Direction) -> Trace | None:

@@ -18,6 +18,7 @@ from testbed.emulation.container import Container, Engine, Limits, Mount, NodeNa
 from testbed.emulation.network import Network
 from testbed.emulation.node_host import NodeHost
 from testbed.errors import EmulationError
+from testbed.experiment.content import codecs_of_policy
 from testbed.experiment.machine import MachinePoll
 from testbed.experiment.outputs import Job, fill_in_process, walks_of
 from testbed.experiment.trials import context_for
@@ -46,6 +47,7 @@ class NodeSet:
         self._data = load_dataset(trial.scenario.dataset, image_size=trial.scenario.image_size)
         self.work = trial.folder / "work"
         self.work.mkdir(exist_ok=True)
+        self._catalogue = trial.content.catalogue_file(self.work)
         self.engines: dict[str, Engine] = {}
         self.containers: dict[str, Container] = {}
         self.started_again: dict[str, int] = {}
@@ -103,7 +105,7 @@ class NodeSet:
                 if any(step["node"] in memoised for step in steps):
                     plans.append((device, steps, indices))
                     models |= {step["model"] for step in steps}
-        job = Job(self.trial.content.catalogue.path, outputs_folder(), self.work,
+        job = Job(self._catalogue, outputs_folder(), self.work,
                   tuple(sorted(models | set(self._models()))), walks_of(plans), tuple(sorted(every_cut)))
         return fill_in_process(job, self.work)
 
@@ -263,13 +265,14 @@ class NodeSet:
             "peers": {n: f"{a}:{PORT}" for n, a in self._network.addresses.items() if n != node},
             "tiers": {n: self.topology.tier_of(n).name for n in self.topology.node_names},
             "tier_order": [t.name for t in self.topology.tiers],
-            "catalogue": str(self.trial.content.catalogue.path), "models": self._models(),
+            "catalogue": str(self._catalogue), "models": self._models(),
+            "codecs": codecs_of_policy(self.trial.policy, self.trial.content.codecs, self._models()),
             "profiles": str(self.trial.content.profiles), "compute": tier.compute.profile or "real", **memoised,
             "telemetry": str(self.work / f"{node}.nodes.csv"), "ready": str(self._ready_file(node)),
         }
 
     def _models(self) -> list[str]:
-        names = {self.trial.scenario.model}
+        names = {self.trial.content.model}
         policy = self.trial.policy
         model = getattr(policy, "model", None)
         names |= {model} if model else set()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from testbed.errors import EmulationError, InputError, TestbedError
 from testbed.inference.catalogue import Catalogue, load_catalogue
-from testbed.inference.codecs import CODECS
+from testbed.inference.codecs import Registry
 from testbed.inference.exits import ExitRule
 from testbed.inference.memo import LIMIT_BYTES, MemoisedModel, make_room
 from testbed.measurement.atomic import write_json_atomic
@@ -127,18 +127,18 @@ def fill(job: Job, progress: Progress = lambda done, of, computed: None) -> dict
 
 
 def _fill(job: Job, models: Mapping[str, MemoisedModel], progress: Progress) -> None:
-    inputs = Inputs(job.inputs)
+    inputs, codecs = Inputs(job.inputs), Registry(job.catalogue)
     total = sum(len(w.samples) for w in job.walks) + len(job.every_cut)
     for model in models.values():  # the frame with which a node measures itself
         model.whole_step(np.zeros((1, *model.info.input_shape), np.float32), 0, model.info.num_stages)
-    for done, _ in enumerate(_work(job, models, inputs), start=1):
+    for done, _ in enumerate(_work(job, models, inputs, codecs), start=1):
         progress(done, total, sum(m.misses for m in models.values()))
 
 
-def _work(job: Job, models: Mapping[str, MemoisedModel], inputs: Inputs) -> Iterator[None]:
+def _work(job: Job, models: Mapping[str, MemoisedModel], inputs: Inputs, codecs: Registry) -> Iterator[None]:
     for walk in job.walks:
         for sample in walk.samples:
-            _take(walk.steps, models, inputs.sample(sample))
+            _take(walk.steps, models, inputs.sample(sample), codecs)
             yield
     for sample in job.every_cut:
         for model in models.values():
@@ -148,14 +148,14 @@ def _work(job: Job, models: Mapping[str, MemoisedModel], inputs: Inputs) -> Iter
         yield
 
 
-def _take(steps: Sequence[Step], models: Mapping[str, MemoisedModel], x: NDArray[np.float32]) -> None:
+def _take(steps: Sequence[Step], models: Mapping[str, MemoisedModel], x: NDArray[np.float32], codecs: Registry) -> None:
     """Follow a plan as `run_steps` does, encoding and decoding between nodes, but past every exit."""
     node, given, current = "0", x, x
     for step in steps:
         if step.start == 0:
             current = given
         if step.node != node:
-            codec = CODECS[step.codec]
+            codec = codecs[step.codec]
             try:
                 encoded = codec.encode(current)
             except ValueError:

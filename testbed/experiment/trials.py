@@ -11,6 +11,7 @@ from typing import Any
 
 from testbed.errors import InputError
 from testbed.experiment.content import Content, names_of_policy
+from testbed.inference.catalogue import ModelInfo as CatalogueEntry
 from testbed.measurement.limits import Limits
 from testbed.policies import Context, Policy, make_policy
 from testbed.policies.static import Fixed
@@ -35,6 +36,7 @@ class Trial:
     config_hash: str
     content_sha256: Mapping[str, str]
     source: Path
+    own_model: CatalogueEntry | None = None
 
     @property
     def folder(self) -> Path:
@@ -75,16 +77,19 @@ def plan_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None
     """Read, check and expand a scenario file; nothing is touched. Raises InputError."""
     path = Path(path)
     trials: dict[tuple[str, int], Trial] = {}
+    own_models: dict[tuple[Any, ...], CatalogueEntry | None] = {}
     name = ""
     for point in expand(path, overrides, sweep):
         name = point.scenario.name
-        content = check_content(point.scenario, path)
+        model = (point.scenario.model, point.scenario.dataset, point.scenario.image_size)
+        content = check_content(point.scenario, path, own_models.get(model))
+        own_models[model] = content.own_model
         Limits.of(point.scenario.model_dump(mode="json", exclude_none=True)["validity"], file=path)
         for repeat in range(point.scenario.repeats):
             for policy in point.scenario.policies:
                 files = content_of_policy(point.scenario, policy, content.sha256)
                 hashed = config_hash(point.scenario, policy, files)
-                trial = Trial(point.scenario, policy, point.changes, repeat, hashed, files, path)
+                trial = Trial(point.scenario, policy, point.changes, repeat, hashed, files, path, content.own_model)
                 trials.setdefault((hashed, repeat), trial)
     ordered = sorted(trials.values(), key=lambda t: t.repeat)
     return Experiment(name, path, tuple(ordered))
@@ -113,14 +118,14 @@ def _without_paths(value: Any, content_sha256: Mapping[str, str]) -> Any:
     return f"sha256:{content_sha256[value]}" if isinstance(value, str) and value in content_sha256 else value
 
 
-def check_content(scenario: Scenario, path: Path) -> Content:
+def check_content(scenario: Scenario, path: Path, own_model: CatalogueEntry | None = None) -> Content:
     """Open every file that the scenario names and compile every policy for every device. Raises InputError."""
-    content = Content.of(scenario, path)
+    content = Content.of(scenario, path, own_model)
     for policy in scenario.policies:
         for device in devices_of(scenario):
             try:
                 made = make_policy(policy, context_for(scenario, content, device, repeat=0))
-                check_plan(made, content, policy.name)
+                check_plan(made, content, policy.name, device)
             except InputError as error:
                 if error.file is None:
                     raise InputError(error.problem, file=path, key=error.key, value=error.value,
@@ -129,13 +134,24 @@ def check_content(scenario: Scenario, path: Path) -> Content:
     return content
 
 
-def check_plan(policy: Policy, content: Content, name: str) -> None:
-    """The codecs of a fixed plan must exist. Raises InputError."""
-    if isinstance(policy, Fixed):
-        for step in policy.plan.steps:
-            if step.codec not in content.codecs:
-                raise InputError("there is no such codec", key=f"policies.{name}.codec", value=step.codec,
-                                 remedy=f"use one of {', '.join(content.codecs)}")
+def check_plan(policy: Policy, content: Content, name: str, device: str) -> None:
+    """The codecs of a fixed plan must exist, and fit the tensors that travel in them. Raises InputError."""
+    if not isinstance(policy, Fixed):
+        return
+    key, node = f"policies.{name}.codec", device
+    for step in policy.plan.steps:
+        if step.codec not in content.codecs:
+            raise InputError("there is no such codec", key=key, value=step.codec,
+                             remedy=f"use one of {content.codecs.choices}")
+        if step.node != node:
+            learned = content.codecs.info(step.codec)
+            why = content.codecs[step.codec].misfit((1, *content.catalogue[step.model].shape_at(step.start)))
+            if learned is not None and (learned.model, learned.cut) != (step.model, step.start):
+                why = f"it was trained for cut {learned.cut} of {learned.model}"
+            if why is not None:
+                raise InputError(f"cannot carry the tensor at cut {step.start} of {step.model}: {why}", key=key, value=step.codec,
+                                 remedy=f"`testbed models codecs --model {step.model}` shows which codecs fit where")
+        node = step.node
 
 
 def devices_of(scenario: Scenario) -> list[str]:
@@ -155,7 +171,7 @@ def context_for(scenario: Scenario, content: Content, device: str, repeat: int) 
         nodes={tier: topology.serving_node(device, tier) for tier in tiers},
         tiers=tiers,
         models=content.models,
-        model=scenario.model,
+        model=content.model,
         deadline_s=scenario.load.deadline,
         seed=int(generator(scenario.seed, repeat, "policy", index).integers(2**31)),
     )

@@ -1,10 +1,10 @@
 """The program of a serving host: `python -m testbed.serving.node --config FILE.json [--die-with-stdin]`.
 
 Configuration (JSON): `name`, `tier`, `host`, `port` (0: any), `peers` {node: "address:port"}, `tiers` {node: tier},
-`tier_order` [tier], `catalogue` (path), `models` [name], `profiles` (folder), `compute` (profile's name or file, or
-`real`), `outputs` (folder of memoised outputs, to be looked up instead of computed), `telemetry` (CSV to write), `ready`
-(JSON file written when the models are loaded and warm), `max_body_bytes`, `body_timeout_s`. Only `name` and
-`catalogue` are required.
+`tier_order` [tier], `catalogue` (path), `models` [name], `codecs` [name] (used once before the node is ready; all when
+absent), `profiles` (folder), `compute` (profile's name or file, or `real`), `outputs` (folder of memoised outputs, to
+be looked up instead of computed), `telemetry` (CSV to write), `ready` (JSON file written when the models are loaded and
+warm), `max_body_bytes`, `body_timeout_s`. Only `name` and `catalogue` are required.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from testbed.serving.telemetry import memory_bytes, write_telemetry
 from testbed.serving.worker import Worker, served_models
 
 _LOG = logging.getLogger("testbed.node")
-_KEYS = {"name", "tier", "host", "port", "peers", "tiers", "tier_order", "catalogue", "models", "profiles", "compute", "outputs",
-         "telemetry", "ready", "max_body_bytes", "body_timeout_s"}
+_KEYS = {"name", "tier", "host", "port", "peers", "tiers", "tier_order", "catalogue", "models", "codecs", "profiles",
+         "compute", "outputs", "telemetry", "ready", "max_body_bytes", "body_timeout_s"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,7 +89,7 @@ async def _serve(config: Mapping[str, Any], die_with_stdin: bool) -> None:
         raise InputError(f"cannot listen: {error.strerror}", key="port", value=config.get("port", 8000),
                          remedy="choose a free port") from None
     await worker.warm_up()
-    codecs.warm_up([*standard_names(), *codecs.learned_for(models)])
+    codecs.warm_up(config.get("codecs", [*standard_names(), *codecs.learned_for(models)]))
     times = await _model_times(worker)
     telemetry = None
     if "telemetry" in config:

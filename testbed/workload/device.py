@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from testbed.inference.catalogue import load_catalogue
+from testbed.inference.codecs import Registry
 from testbed.inference.compute import load_profile
 from testbed.measurement.tables import HOPS, REQUESTS, TableWriter
 from testbed.policies import Context, ModelInfo, Observation, Outcome, Plan, make_policy
 from testbed.schema.scenario import PlanSpec, PolicySpec
 from testbed.serving.background import Background, freeze_garbage
 from testbed.serving.client import NodeClient
+from testbed.serving.coding import Coder
 from testbed.serving.execute import PlanOutcome, execute_plan
 from testbed.serving.worker import Worker, served_models
 from testbed.workload.inputs import Inputs
@@ -65,7 +67,9 @@ class Device:
         self.policy = make_policy(kind.model_validate(config["policy"]), context)
         self.inputs = Inputs(config["inputs"])
         models = served_models(load_catalogue(config["catalogue"]), config["models"], config.get("outputs"))
-        self.worker = Worker(models, load_profile(config["compute"], config["profiles"]))
+        profile = load_profile(config["compute"], config["profiles"])
+        self.worker = Worker(models, profile)
+        self.coder = Coder(Registry(config["catalogue"]), profile)
         self.inflight = 0
         self.done = 0
         self.uplink_bps: dict[str, float] = {}
@@ -76,6 +80,7 @@ class Device:
         """Warm up, wait for the start instant, issue all requests, wait for every end status."""
         config = self.config
         await self.worker.warm_up()
+        self.coder.codecs.warm_up(config["codecs"])
         freeze_garbage()
         async with NodeClient(self.name, config["peers"], config["tiers"], config["tier_order"]) as client:
             self.client = client
@@ -95,6 +100,7 @@ class Device:
                         tasks.append(asyncio.create_task(self._request(i, due_ns)))
                     await asyncio.gather(*tasks)
         self.worker.close()
+        self.coder.close()
 
     async def _start_instant(self) -> int:
         path = Path(self.config["start"])
@@ -120,7 +126,8 @@ class Device:
         x = self.inputs.sample(sample)  # (1, C, H, W)
         outcome = await execute_plan(
             self.name, self.worker, self.client, plan.wire(), x, request_id=request_id,
-            start_ns=decided_ns, timeout_s=config["timeout_s"], fallback=plan.fallback_wire(), retries=plan.retries)
+            start_ns=decided_ns, timeout_s=config["timeout_s"], fallback=plan.fallback_wire(), retries=plan.retries,
+            coder=self.coder)
         self.background.submit(self._record, index, scheduled_ns, issued_ns, decided_ns, observation, plan, outcome,
                                scores)
         self.inflight -= 1

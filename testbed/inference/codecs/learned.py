@@ -153,20 +153,26 @@ class Bottleneck(Codec):
                              key=f"bottlenecks.{info.key}.weights", remedy=_train_again(info)) from None
         return net.eval().requires_grad_(False)
 
+    def sha256(self) -> str:
+        """Hash of the weights, which are read and checked. Raises InputError."""
+        self.verified()
+        return self.info.sha256
+
     def verified(self) -> bytes:
-        """The weights' file, whose hash is the catalogue's. Raises InputError."""
-        return verified_bytes(self._catalogue.parent / self.info.weights, self.info.sha256, self._catalogue,
-                              f"bottlenecks.{self.info.key}")
+        """The weights' file: of the catalogue's hash, and trained for the model's present weights. Raises InputError."""
+        key = f"bottlenecks.{self.info.key}"
+        model = (read_document(self._catalogue).data.get("models") or {}).get(self.info.model)
+        if not isinstance(model, dict) or model.get("sha256") != self.info.model_sha256:
+            raise InputError(f"was trained for other weights of {self.info.model}", file=self._catalogue, key=key,
+                             value=self.info.model_sha256[:12], remedy=_train_again(self.info))
+        return verified_bytes(self._catalogue.parent / self.info.weights, self.info.sha256, self._catalogue, key)
 
 
 def read_bottlenecks(catalogue: Path) -> dict[str, BottleneckInfo]:
-    """The catalogue's bottlenecks whose model still has the weights that they were trained for, by key.
-
-    Raises InputError naming file, key and remedy.
-    """
+    """The catalogue's bottlenecks by key. Raises InputError naming file, key and remedy."""
     data = read_document(catalogue).data
-    entries, models = data.get("bottlenecks") or {}, data.get("models") or {}
-    if not isinstance(entries, dict) or not isinstance(models, dict):
+    entries = data.get("bottlenecks") or {}
+    if not isinstance(entries, dict):
         raise InputError("is not a mapping", file=catalogue, key="bottlenecks", value=entries,
                          remedy="run `testbed models train-bottleneck` to write an entry")
     found = {}
@@ -181,9 +187,7 @@ def read_bottlenecks(catalogue: Path) -> dict[str, BottleneckInfo]:
         if packed_bytes(math.prod(info.code_shape), info.bits) != info.size_bytes:
             raise InputError("are not the bytes of this shape, stride and number of bits", file=catalogue,
                              key=f"bottlenecks.{key}.size_bytes", value=info.size_bytes, remedy=_train_again(info))
-        model = models.get(info.model)
-        if isinstance(model, dict) and model.get("sha256") == info.model_sha256:
-            found[str(key)] = info
+        found[str(key)] = info
     return found
 
 

@@ -78,6 +78,14 @@ class Registry(Mapping[str, Codec]):
         inner = found.inner if isinstance(found, Lossless) else found
         return inner.info if isinstance(inner, Bottleneck) else None
 
+    def learned(self, name: str) -> Bottleneck:
+        """The learned codec of this name. Raises InputError naming those that exist."""
+        if name not in self.bottlenecks:
+            raise InputError("there is no such learned codec", file=self.catalogue, key="codec", value=name,
+                             remedy=f"the catalogue has {', '.join(self.bottlenecks) or 'none'}; "
+                             "`testbed models train-bottleneck` makes one")
+        return self.bottlenecks[name]
+
     def learned_for(self, models: Iterable[str]) -> list[str]:
         """Names of the learned codecs of these models."""
         wanted = set(models)
