@@ -12,10 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from testbed.cli.codecs import codecs, train_bottleneck
 from testbed.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   help="List and train the models of the catalogue.")
+
+app.command("codecs")(codecs)
+app.command("train-bottleneck")(train_bottleneck)
 
 _CATALOGUE = Path("nodes/models/catalogue.yaml")
 CatalogueOption = Annotated[Path, typer.Option("--catalogue", help="Catalogue file.")]

@@ -26,7 +26,7 @@ class Image(Codec):
     def __init__(self, name: str, file_format: str, description: str, *, exact: bool = False, **options: Any) -> None:
         self.name, self.description, self._format, self._options = name, description, file_format, options
         self._exact = exact
-        self.bound = "1/510; plus what lies beyond 0..1, which is clipped" if exact else "none promised"
+        self.bound = "1/510, plus what is clipped at 0 and 1" if exact else "none promised"
 
     def encode(self, array: NDArray[np.float32]) -> Encoded:
         from PIL import Image as Pillow

@@ -41,7 +41,7 @@ class Fp16(Codec):
     name = "fp16"
     description = "IEEE half precision"
     rate = "2 per value"
-    bound = "max|x| / 2048 (at least 3e-8); plus what exceeds 65504, which is clipped"
+    bound = "max|x| / 2048 or 3e-8, plus what is clipped at 65504"
 
     def encode(self, array: NDArray[np.float32]) -> Encoded:
         clipped = np.clip(array, -_HALF_MAX, _HALF_MAX)
@@ -130,7 +130,7 @@ class Uint8(Codec):
     kind = "image"
     description = "the frame in 8 bits, as a camera gives it: 3,072 bytes for 3x32x32"
     rate = "1 per value"
-    bound = "1/510; plus what lies beyond 0..1, which is clipped"
+    bound = "1/510, plus what is clipped at 0 and 1"
 
     def encode(self, array: NDArray[np.float32]) -> Encoded:
         if reason := self.misfit(array.shape):
