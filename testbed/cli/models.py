@@ -139,6 +139,20 @@ def train(name: str, catalogue: CatalogueOption = _CATALOGUE, seed: Annotated[in
     typer.echo(f"written: {catalogue} and {', '.join(map(str, result.weights))}")
 
 
+@app.command("time")
+def time_models(names: Annotated[list[str] | None, typer.Argument(help="Models; all when none is named.")] = None,
+                catalogue: CatalogueOption = _CATALOGUE) -> None:
+    """Measure the reference times of models on this machine again, and write them into the catalogue."""
+    from testbed.inference.catalogue import load_catalogue, load_model
+    from testbed.inference.publish import write_reference_times
+
+    found = load_catalogue(catalogue)
+    for name in names or list(found.models):
+        before = found[name].reference_time_s(0, found[name].num_stages)
+        after = write_reference_times(load_model(found, name), catalogue, cpu_model())
+        typer.echo(f"{name}: {after * 1e3:.2f} ms, catalogue said {before * 1e3:.2f} ms")
+
+
 def cpu_model() -> str:
     """Name of this machine's processor."""
     try:

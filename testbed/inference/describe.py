@@ -4,50 +4,51 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from testbed.inference.evaluate import ExitScore
 from testbed.inference.graph import GraphModel, stage_times_s
 from testbed.inference.staged import StagedModel, count_macs, stage_shapes
 
 
-def median_time_s(call: Callable[[], object], repeats: int = 60, warmup: int = 10) -> float:
-    """Median wall time of a call."""
-    for _ in range(warmup):
-        call()
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+def measure(model: StagedModel, repeats: int = 60, warmup: int = 10) -> tuple[list[float], dict[int, float]]:
+    """Median time of each stage, and of each exit head by stage index, for one sample on one thread, in seconds.
+
+    The times are taken within runs of the whole model, so that each stage finds the caches as it would in use.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if isinstance(model, GraphModel):
+            return stage_times_s(model, repeats), {model.num_stages - 1: 0.0}
+        stages: list[list[float]] = [[] for _ in model.stages]
+        heads: dict[int, list[float]] = {int(index): [] for index in model.heads}
+        sample = torch.rand(1, *model.input_shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            for repeat in range(warmup + repeats):
+                x = sample
+                for index, stage in enumerate(model.stages):
+                    begin = time.perf_counter()
+                    x = stage(x)
+                    middle = time.perf_counter()
+                    if index in heads:
+                        model.exit_logits(index, x)
+                    if repeat >= warmup:
+                        stages[index].append(middle - begin)
+                        if index in heads:
+                            heads[index].append(time.perf_counter() - middle)
+    finally:
+        torch.set_num_threads(threads)
+    last = {model.num_stages - 1: 0.0}
+    return [statistics.median(t) for t in stages], {i: statistics.median(t) for i, t in heads.items()} | last
 
 
-def measure(model: StagedModel, repeats: int = 60) -> tuple[list[float], dict[int, float]]:
-    """Median single-thread time of each stage, and of each exit head by stage index, for one sample, in seconds."""
-    if isinstance(model, GraphModel):
-        return stage_times_s(model, repeats), {model.num_stages - 1: 0.0}
-    stages, heads = [], {}
-    x = torch.rand(1, *model.input_shape, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        for index, stage in enumerate(model.stages):
-            stages.append(median_time_s(_bound(stage, x), repeats))
-            x = stage(x)
-            if index in model.exits:
-                heads[index] = 0.0 if str(index) not in model.heads \
-                    else median_time_s(_bound(model.heads[str(index)], x), repeats)
-    return stages, heads
-
-
-def _bound(module: torch.nn.Module, x: Tensor) -> Callable[[], Tensor]:
-    def call() -> Tensor:
-        y: Tensor = module(x)
-        return y
-    return call
+def reference(machine: str) -> dict[str, Any]:
+    """How reference times are taken, for the catalogue."""
+    return {"machine": machine, "threads": 1, "torch": torch.__version__, "batch": 1, "statistic": "median"}
 
 
 def describe(model: StagedModel, scores: Mapping[str, ExitScore], machine: str,
@@ -58,12 +59,7 @@ def describe(model: StagedModel, scores: Mapping[str, ExitScore], machine: str,
     a quantised model: the same multiplications, on narrower numbers).
     """
     counted = counted or model
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        stage_times, head_times = measure(model)
-    finally:
-        torch.set_num_threads(threads)
+    stage_times, head_times = measure(model)
     shapes = stage_shapes(model)
     stages, exits = [], []
     x = torch.zeros(1, *model.input_shape)
@@ -86,6 +82,6 @@ def describe(model: StagedModel, scores: Mapping[str, ExitScore], machine: str,
     return {
         "input_shape": list(model.input_shape), "classes": int(x.shape[1]),
         "parameters": sum(p.numel() for p in counted.parameters()),
-        "reference": {"machine": machine, "threads": 1, "torch": torch.__version__, "batch": 1, "statistic": "median"},
+        "reference": reference(machine),
         "stages": stages, "exits": exits,
     }

@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 
-from testbed.inference.catalogue import builder, write_entry
+from testbed.inference.catalogue import LoadedModel, builder, write_entry
 from testbed.inference.data import load_dataset
-from testbed.inference.describe import describe
+from testbed.inference.describe import describe, measure, reference
 from testbed.inference.evaluate import exit_logits, leave_at, score_exits
 from testbed.inference.quantise import export_state, quantise
 from testbed.inference.recipes import RECIPES, Recipe
 from testbed.inference.staged import StagedModel
 from testbed.inference.train import Progress, train
 from testbed.inference.weights import pack, unpack
+from testbed.schema.files import read_document
 
 HEADER = "Models that nodes can load. Written by `testbed models train`; reference times are of the machine named."
 _CALIBRATION_SAMPLES = 1024  # that the ranges of a quantised model are observed on
@@ -55,33 +56,49 @@ def train_to_catalogue(name: str, catalogue: Path, *, machine: str, seed: int = 
     stored = unpack(data)
     entries: list[tuple[str, str, str, bytes, str, StagedModel, StagedModel]] = []
     file = recipe.weights or f"{name}.safetensors"
-    for entry, reference in {name: recipe.builder, **recipe.also}.items():
-        shipped = builder(reference, catalogue)()
+    for entry, place in {name: recipe.builder, **recipe.also}.items():
+        shipped = builder(place, catalogue)()
         shipped.load_state_dict({key: stored[key] for key in shipped.state_dict()})
         shipped.eval().requires_grad_(False)
-        entries.append((entry, reference, file, data, recipe.storage, shipped, shipped))
+        entries.append((entry, place, file, data, recipe.storage, shipped, shipped))
     if recipe.int8 is not None:
-        entry, reference = recipe.int8
+        entry, place = recipe.int8
         exact = entries[0][5]
         seen = torch.from_numpy(load_dataset(recipe.dataset, "train").x[:_CALIBRATION_SAMPLES])
         narrow = quantise(exact, seen)
-        entries.append((entry, reference, f"{entry}.safetensors", pack(export_state(narrow), "fp32"), "torch-int8", narrow,
+        entries.append((entry, place, f"{entry}.safetensors", pack(export_state(narrow), "fp32"), "torch-int8", narrow,
                         exact))
     accuracy, leaving, written = {}, {}, []
     catalogue.parent.mkdir(parents=True, exist_ok=True)
     calibration, test = load_dataset(recipe.dataset, "calibration"), load_dataset(recipe.dataset, "test")
-    for entry, reference, weights, content, storage, shipped, counted in entries:
+    for entry, place, weights, content, storage, shipped, counted in entries:
         logits = exit_logits(shipped, test)
         scores = score_exits(exit_logits(shipped, calibration), calibration.y, logits, test.y)
         text = describe(shipped, scores, machine, counted)
         _write(catalogue.parent / weights, content)
         write_entry(catalogue, entry, {
-            "builder": reference, "dataset": recipe.dataset, "weights": weights, "storage": storage,
+            "builder": place, "dataset": recipe.dataset, "weights": weights, "storage": storage,
             "sha256": hashlib.sha256(content).hexdigest(), "seed": seed, "recipe": recipe.identity, **text}, HEADER)
         accuracy[entry] = {exit_name: score.accuracy for exit_name, score in scores.items()}
         leaving[entry] = leave_at(logits, test.y, 0.8)
         written.append(catalogue.parent / weights)
     return Published(accuracy, leaving, tuple(dict.fromkeys(written)))
+
+
+def write_reference_times(loaded: LoadedModel, catalogue: Path, machine: str) -> float:
+    """Measure a model's stages and heads on this machine, write the times into its entry; returns their sum in seconds.
+
+    Every compute profile with a `slowdown` follows these times: do it on an idle machine.
+    """
+    entry = read_document(catalogue).data["models"][loaded.info.name]
+    stages, heads = measure(loaded.model)
+    for stage, time_s in zip(entry["stages"], stages, strict=True):
+        stage["reference_time_s"] = round(time_s, 7)
+    for exit_entry in entry["exits"]:
+        exit_entry["reference_time_s"] = round(heads[exit_entry["after"]], 7)
+    entry["reference"] = {**entry["reference"], **reference(machine)}
+    write_entry(catalogue, loaded.info.name, entry, HEADER)
+    return sum(stages)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -17,6 +17,7 @@ from testbed.inference.evaluate import (
     fit_temperature,
     negative_log_likelihood,
 )
+from testbed.inference.family import refresh
 from testbed.inference.staged import count_macs, stage_shapes
 
 CATALOGUE = load_catalogue(Path(__file__).resolve().parents[2] / "nodes" / "models" / "catalogue.yaml")
@@ -108,3 +109,9 @@ def test_calibration_error_of_hand_made_cases() -> None:
     assert expected_calibration_error(sure, np.array([0, 1] * 4)) == pytest.approx(0.5, abs=1e-6)
     undecided = np.zeros((4, 4), np.float32)
     assert negative_log_likelihood(undecided, np.arange(4)) == pytest.approx(np.log(4))
+
+
+def test_the_page_shows_what_the_catalogue_says() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "family.md"
+    text = page.read_text(encoding="utf-8")
+    assert refresh(text, CATALOGUE) == text, "run: python -m testbed.inference.family nodes/models/catalogue.yaml docs/family.md"
