@@ -119,6 +119,7 @@ class _Running:
             "run_id": trial.run_id, "scenario": trial.scenario.name, "config_hash": trial.config_hash,
             "repeat": trial.repeat, "policy": trial.policy.name, "sweep_point": dict(trial.point),
             "config": trial.config(), "files": dict(trial.content_sha256), "engine": self._engine,
+            "own_model": None if trial.own_model is None else trial.own_model.model_dump(mode="json"),
             "source": str(trial.source.resolve()), "command": sys.argv,
         })
         stack.enter_context(Reaper(container_run_id, self._engine))

@@ -26,6 +26,7 @@ from testbed.experiment.directions import Specs, calibration_target, direction_s
 from testbed.experiment.events import EventSchedule
 from testbed.experiment.nodes import NodeSet
 from testbed.experiment.trials import devices_of
+from testbed.inference.catalogue import ModelInfo
 from testbed.schema.scenario import PlanSpec, PolicySpec, Scenario
 from testbed.workload.arrivals import generator
 
@@ -42,7 +43,8 @@ class Trial:
         self.scenario = Scenario.model_validate(self.spec["config"])
         self.policy: PlanSpec | PolicySpec = self.scenario.policies[0]
         self.repeat = int(self.spec["repeat"])
-        self.content = Content.of(self.scenario, Path(self.spec["source"]))
+        entry = self.spec.get("own_model")  # as it was when the run was planned: built, checked and measured once
+        self.content = Content.of(self.scenario, Path(self.spec["source"]), ModelInfo.model_validate(entry) if entry else None)
         changed = {n for n, h in self.content.sha256.items() if self.spec["files"].get(n, h) != h}
         if changed:
             raise EmulationError(f"{', '.join(sorted(changed))} changed since the run was planned; start it again")
@@ -86,6 +88,7 @@ class Trial:
             "clock": {"start_ns": start_ns, "unix_ns_at_start": start_ns + time.time_ns() - time.monotonic_ns()},
             "versions": machine.versions(), "host": host, "links": gather.links(self.scenario, network, fabric, specs),
             "nodes": nodes.manifest(network), "events": events.log, "sdn": sdn, "outputs": outputs,
+            "own_model": self.spec.get("own_model"),
             "calibration": {"links": calibrated, "nodes": node_calibration},
             "files": dict(self.content.sha256),
         }

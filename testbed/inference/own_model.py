@@ -46,9 +46,12 @@ def build_module(reference: str, folder: Path) -> nn.Module:
                          remedy="give file.py:function, with a path relative to the scenario file")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        made: Any = builder(reference, folder / "any")
         try:
-            made = made()
+            function_found = builder(reference, folder / "any")
+        except InputError as error:
+            raise InputError(error.problem, file=file, key="model", value=reference, remedy=error.remedy) from error
+        try:
+            made: Any = function_found()
         except Exception as error:
             raise InputError(f"{function}() fails: {type(error).__name__}: {_line(error)}", file=file, key="model",
                              remedy="it takes no arguments; run the file with python to see the whole error") from error

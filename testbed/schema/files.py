@@ -171,6 +171,20 @@ def is_profile_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
+def is_own_model(name: str) -> bool:
+    """A scenario's `model: file.py:function` is a user's own; anything else is the name of one of the catalogue."""
+    return ".py:" in name
+
+
+def _model_path(name: str, scenario: Path) -> str:
+    place, _, function = name.rpartition(":")
+    file = (scenario.parent / place).resolve()
+    if not file.is_file():
+        raise InputError("there is no such model file", file=scenario, key="model", value=name,
+                         remedy="give file.py:function relative to the scenario file")
+    return f"{file}:{function}"
+
+
 def _is_path(value: Any) -> bool:
     """A `dataset:` with a slash or `.npz` is a path; anything else is the name of a known data set."""
     return isinstance(value, str) and ("/" in value or value.endswith(".npz"))
@@ -194,6 +208,8 @@ def _scenario(document: Document, overrides: Mapping[str, Any]) -> Scenario:
     for key, value in overrides.items():
         _assign(data, key, value, document.path)
     data = _absolute(data, document.path)
+    if isinstance(data.get("model"), str) and is_own_model(data["model"]):
+        data["model"] = _model_path(data["model"], document.path)
     return _validate(Scenario, data, document)
 
 
