@@ -14,7 +14,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 MIN_REPEATS = 5  # from here on the repeat is the unit that is resampled
 BLOCKS = 10  # units of a group with fewer repeats: blocks of time
-MIN_EFFECTIVE = 30  # effective samples below which the blocks' variance is biased too far (docs/statistics.md)
+MIN_EFFECTIVE = 15  # effective samples below which there is no interval (docs/statistics.md has the study)
+FEW_EFFECTIVE = 60  # below this, blocks of time are short against the correlation
 _Z = float(stats.norm.ppf((1.0 + CONFIDENCE) / 2.0))
 
 FloatArray = npt.NDArray[np.float64]
@@ -58,8 +59,8 @@ def samples_needed(quantile: float, confidence: float = 0.99) -> int:
 
 
 def effective_needed(quantile: float = 0.5) -> int:
-    """Effective samples that an interval needs: 30, or what `samples_needed` says at 95% (59 for p95, 299 for p99)."""
-    return max(MIN_EFFECTIVE, samples_needed(quantile, 0.95))
+    """Effective samples that an interval needs: 15; in the tail half of `samples_needed` at 95% (30 for p95, 150 for p99)."""
+    return max(MIN_EFFECTIVE, math.ceil(samples_needed(quantile, 0.95) / 2))
 
 
 def units_of(trial: IntArray) -> Units:
@@ -110,7 +111,7 @@ def ratio_interval(numerator: FloatArray, denominator: FloatArray, units: Units,
     top, bottom = _sums(numerator, units.unit), _sums(denominator, units.unit)
     top, bottom = top[bottom != 0], bottom[bottom != 0]
     count = len(top)
-    variance = max(_variance(residual, units), float((residual**2).mean()) / _at_most(residual, units, effective_needed()))
+    variance = max(_variance(residual, units), float((residual**2).mean()) / _at_most(residual, units))
     error = math.sqrt(variance) * len(residual) / float(denominator.sum())
     if error <= 1e-12 * max(1e-300, abs(ratio)):
         return Interval(ratio, ratio)
@@ -141,7 +142,7 @@ def share_interval(values: FloatArray, units: Units) -> Interval:
     if reason:
         return Interval(None, None, reason)
     share = float(values.mean())
-    size = min(_effective_size(values, share, units), _at_most(values, units, effective_needed()))
+    size = min(_effective_size(values, share, units), _at_most(values, units))
     return Interval(*_wilson(share, size))
 
 
@@ -153,12 +154,12 @@ def quantile_interval(values: FloatArray, quantile: float, units: Units) -> Inte
     n, needed = len(values), samples_needed(quantile)
     if n < needed:
         return Interval(None, None, too_few_samples(n, quantile))
-    reason = _too_few(values, units, effective_needed(quantile))
+    reason = _too_few(values, units, effective_needed(quantile)) or _too_alike(values, units, effective_needed(quantile))
     if reason:
         return Interval(None, None, reason)
     ranked = np.sort(values)
     below = (values <= ranked[math.ceil(quantile * n) - 1]).astype("float64")
-    size = min(_effective_size(below, quantile, units), _at_most(values, units, effective_needed(quantile)))
+    size = min(_effective_size(below, quantile, units), _at_most(values, units, 4 * effective_needed(quantile), True))
     low, high = _wilson(quantile, size)
     return Interval(float(ranked[max(0, math.ceil(low * n) - 1)]), float(ranked[min(n - 1, math.ceil(high * n))]))
 
@@ -190,18 +191,22 @@ def _too_few(values: FloatArray, units: Units, needed: int) -> str:
         return "" if count >= MIN_REPEATS else f"{count} repeats hold such a request; an interval needs {MIN_REPEATS}"
     if len(values) < needed or count < BLOCKS:
         return f"{len(values)} samples; this interval needs {needed}"
+    return _too_alike(values, units, needed)
+
+
+def _too_alike(values: FloatArray, units: Units, needed: int) -> str:
     found = effective_samples(values, units.trial)
     return "" if found >= needed else (f"{len(values)} samples, but neighbours are so alike that they count for {found:.0f}; "
                                        f"this interval needs {needed}")
 
 
-def _at_most(values: FloatArray, units: Units, needed: int) -> float:
-    """Upper bound of the effective samples where blocks of time are short against the correlation; else infinity.
+def _at_most(values: FloatArray, units: Units, few: int = FEW_EFFECTIVE, tail: bool = False) -> float:
+    """Upper bound of the effective samples, as an AR(1) process has them, where that process is the better witness.
 
-    With fewer than twice the effective samples that an interval needs, an AR(1) process is the better witness.
+    That is below `few` effective samples when the units are blocks of time, or when the tail holds few of them.
     """
-    found = math.inf if units.repeats else effective_samples(values, units.trial)
-    return found if found < 2 * needed else math.inf
+    found = effective_samples(values, units.trial) if tail or not units.repeats else math.inf
+    return found if found < few else math.inf
 
 
 def _sums(values: FloatArray, unit: IntArray) -> FloatArray:

@@ -96,7 +96,7 @@ def test_refusals_say_why():
     assert quantile_interval(rng.normal(size=458), 0.99, few).reason.startswith("458 samples; p99 needs 459")
     nine = units_of(np.zeros(9, dtype=int))
     low, high, reason = ratio_interval(np.arange(9.0), np.ones(9), nine)
-    assert (low, high) == (None, None) and reason == "9 samples; this interval needs 30"
+    assert (low, high) == (None, None) and reason == "9 samples; this interval needs 15"
     drifting = np.repeat(rng.normal(size=8), 25)
     assert "neighbours are so alike" in ratio_interval(drifting, np.ones(200), units_of(np.zeros(200, dtype=int))).reason
     lonely = units_of(np.repeat(np.arange(6), 50)).take(np.arange(300) < 100)  # what was measured occurred in two repeats
