@@ -142,7 +142,7 @@ make_environment() {
 }
 
 install_python_packages() {
-    if [ "$goal" = lint ]; then extras="test,lint"; else extras="test"; fi
+    case $goal in lint) extras="test,lint" ;; test) extras="test,ray" ;; *) extras="test" ;; esac
     say "installing Python packages (pinned in constraints.txt; the first time takes some minutes)"
     # setuptools: Mininet 2.3.0 imports distutils, which Python 3.12 no longer has and setuptools provides
     "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt \

@@ -66,6 +66,8 @@ class RunProgress:
             size = sum(store["size_bytes"] for store in event["stores"])
             self._console.print(f"{head}: outputs of {event['samples']} samples computed in {event['duration_s']:.0f} s and "
                                 f"stored ({size / 1e6:.0f} MB)", highlight=False, soft_wrap=True)
+        elif kind == "sent":
+            self._doing[name] = f"{head}: on {event['worker']}"
         elif kind == "complete":
             self._estimate.learn(trial, event["duration_s"])
             self._end(trial)

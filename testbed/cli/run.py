@@ -67,6 +67,7 @@ def _run(experiment: Any, runs: Path, resume: bool, engine: str, jobs: int) -> i
 
     from testbed.cli.progress import RunProgress, duration
     from testbed.experiment.estimate import Estimate
+    from testbed.experiment.ray_engine import run_on_ray
     from testbed.experiment.runner import run_experiment
     from testbed.experiment.store import run_folder
     from testbed.measurement.report import render_report
@@ -79,7 +80,10 @@ def _run(experiment: Any, runs: Path, resume: bool, engine: str, jobs: int) -> i
     estimate = Estimate.of(experiment, run_folder(runs, experiment.name))
     try:
         with RunProgress(console, experiment, estimate, jobs) as progress:
-            results = run_experiment(experiment, runs, resume=resume, engine=engine, jobs=jobs, on_progress=progress.event)
+            if engine == "ray":
+                results = run_on_ray(experiment, runs, resume=resume, on_progress=progress.event)
+            else:
+                results = run_experiment(experiment, runs, resume=resume, engine=engine, jobs=jobs, on_progress=progress.event)
     except KeyboardInterrupt:
         print("interrupted; finished trials stay finished, the same command goes on from here"
               f"{'' if resume else ' (without --fresh)'}", file=sys.stderr)
