@@ -41,8 +41,8 @@ def codecs(
         found = registry[name]
         table.add_row(name, found.kind, found.rate, found.bound, found.description)
     if not codec:
-        table.add_row("+zlib +lz4 +zstd", "", "by content", "as before it", "lossless, after a codec whose bytes do not depend on "
-                      "the content: int8+zstd")
+        table.add_row("+zlib +lz4 +zstd", "", "by content", "as before it", "lossless, after a codec whose bytes do not depend "
+                      "on the content: int8+zstd")
     console = Console()
     console.print(table, highlight=False)
     console.print("JPEG and WebP take a quality: jpeg-50. Bytes are those of the tensor, without the message header.",

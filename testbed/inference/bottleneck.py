@@ -27,6 +27,7 @@ from testbed.inference.codecs.base import Codec
 from testbed.inference.codecs.learned import Bottleneck, BottleneckInfo, code_shape, packed_bytes, write_bottleneck
 from testbed.inference.data import Dataset, load_dataset
 from testbed.inference.staged import StagedModel
+from testbed.schema.data import cache_folder
 
 Progress = Callable[[float, str], None]
 """Called with the epochs done (with fractions) and a text."""
@@ -218,7 +219,7 @@ def train_to_catalogue(catalogue: Catalogue, model: str, cut: int, *, variant: s
     loaded = load_model(catalogue, model)
     key = f"{model}@{cut}" + (f".{variant}" if variant else "")
     folder = catalogue.path.parent
-    checkpoint = folder / f"bottleneck_{key}.partial"
+    checkpoint = cache_folder("training") / f"bottleneck_{key}-{seed}.pt"
     net, relu = train(loaded, cut, load_dataset(info.dataset, "train"), recipe, seed, progress, checkpoint)
     from safetensors.torch import save
 
@@ -273,6 +274,7 @@ def _resume(checkpoint: Path | None, identity: str, net: BottleneckNet, optimise
 
 
 def _save(checkpoint: Path, state: Mapping[str, Any]) -> None:
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     temporary = checkpoint.with_name(checkpoint.name + ".new")
     torch.save(dict(state), temporary)
     temporary.replace(checkpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from testbed.inference.codecs import CODECS, Codec, codec, standard_names
+from testbed.inference.codecs.table import refreshed
 from testbed.inference.data import load_dataset
 
 TENSOR = [n for n in standard_names() if CODECS[n].kind == "tensor"]
@@ -147,3 +149,9 @@ def test_every_codec_states_what_it_is() -> None:
             first = one.rate.split()[0]
             assert one.size_bytes((1, 1, 1, 1000)) - 1000 * int(first) in (0, 4), one.rate  # 4: the channel's scale
         assert math.isinf(one.error_bound(np.zeros((1, 1, 8, 8), np.float32))) == (one.bound == "none promised")
+
+
+def test_the_table_in_the_documentation_is_that_of_the_registry() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "codecs.md").read_text(encoding="utf-8")
+    assert refreshed(page) == page, "run python -m testbed.inference.codecs.table docs/codecs.md"
+    assert all(f"`{name}`" in page for name in standard_names() if "+" not in name)
