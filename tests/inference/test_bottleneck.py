@@ -14,6 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from testbed.cli import main
 from testbed.errors import InputError
 from testbed.inference.bottleneck import BottleneckNet, BottleneckRecipe, accuracy, train, train_to_catalogue
 from testbed.inference.catalogue import LoadedModel, load_catalogue, load_model
@@ -65,6 +66,8 @@ def test_what_does_not_fit_is_refused() -> None:
     for packed in (np.zeros((1, 15), np.uint8), np.zeros(16, np.uint8), np.zeros((0, 16), np.uint8), np.zeros((1, 16), np.int8)):
         with pytest.raises(ValueError, match=r"bytes for a sample|expects one"):
             one.decode([packed], {})
+    with pytest.raises(ValueError, match="too large"):  # 1.6 MB that would become 77 MB
+        one.decode([np.zeros((100_000, 16), np.uint8)], {})
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +179,9 @@ def test_wrong_files_are_refused(trained: Path, tmp_path: Path) -> None:
     (["digits_branchy", "--cut", "3", "--stride", "9"], "larger than the tensor's side"),
     (["digits_branchy", "--cut", "3", "--epochs", "2", "--reconstruction-epochs", "2"], "no epoch for the cross-entropy"),
     (["digits_branchy", "--cut", "3", "--variant", "A B"], "not a short name")], ids=lambda v: " ".join(v) if isinstance(v, list) else "")
-def test_the_command_refuses_what_cannot_be(words: list[str], said: str) -> None:
-    done = command("models", "train-bottleneck", *words)
-    assert done.returncode == 2 and said in done.stderr
+def test_the_command_refuses_what_cannot_be(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "train-bottleneck", *words, "--catalogue", str(SHIPPED / "catalogue.yaml")]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_variant_is_a_codec_beside_the_first(trained: Path, tmp_path: Path, few: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

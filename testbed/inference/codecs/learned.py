@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from testbed.inference.bottleneck import BottleneckNet
 
 PREFIX = "bottleneck:"
+_LARGEST_BATCH_VALUES = 2**24  # 64 MiB of float32: a short message must not unpack to gigabytes
 KEY = re.compile(r"^([A-Za-z0-9_.-]+)@(\d{1,4})(?:\.([a-z0-9][a-z0-9_-]{0,39}))?$")
 
 
@@ -123,8 +124,10 @@ class Bottleneck(Codec):
         import torch
 
         packed, info = one(arrays, np.uint8), self.info
-        if packed.ndim != 2 or packed.shape[1] != info.size_bytes or not 1 <= len(packed) <= 4096:
+        if packed.ndim != 2 or packed.shape[1] != info.size_bytes or not len(packed):
             raise ValueError(f"{self.name} has {info.size_bytes} bytes for a sample, got shape {packed.shape}")
+        if len(packed) * math.prod(info.shape) > _LARGEST_BATCH_VALUES:
+            raise ValueError(f"a batch of {len(packed)} is too large for {self.name}")
         values = math.prod(info.code_shape)
         if info.bits < 8:
             ones = np.unpackbits(packed, axis=1, count=values * info.bits).reshape(len(packed), values, info.bits)
