@@ -2,9 +2,9 @@
 
 Layout of a content folder:
 
-    nodes/models/catalogue.yaml     whole; weights (and builder files) of the models that the trials use
+    nodes/models/catalogue.yaml     whole; weights (and builder files) of the models that the trials use, and of their codecs
     nodes/profiles/NAME.yaml        compute profiles that they use
-    files/<first 12 of sha256>/NAME traces, logs, policy files, a user's data set
+    files/<first 12 of sha256>/NAME traces, logs, policy files, profiles by path, a user's data set and model file
 
 Data sets that the testbed knows by name are not packed (`testbed data get`).
 """
@@ -24,6 +24,7 @@ import yaml
 from testbed.errors import InputError
 from testbed.experiment.content import Content, find_upwards
 from testbed.experiment.trials import Trial, plan_experiment
+from testbed.inference.catalogue import ModelInfo
 from testbed.schema.scenario import Scenario
 
 CATALOGUE = "nodes/models/catalogue.yaml"
@@ -33,17 +34,22 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the same files make the same archive, byte for 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a trial was made of: resolved configuration, hashes of the files that it names, its scenario file, its repeat."""
+    """What a trial was made of: resolved configuration, hashes of the files that it names, its scenario file, its repeat.
+
+    own_model: the entry of a user's model, as it was measured when the trial was planned.
+    """
 
     config: Mapping[str, Any]
     files: Mapping[str, str]
     source: Path
     repeat: int
+    own_model: Mapping[str, Any] | None = None
 
     @classmethod
     def of_trial(cls, trial: Trial) -> Recipe:
         """Of a planned trial."""
-        return cls(trial.config(), trial.content_sha256, trial.source.resolve(), trial.repeat)
+        own_model = None if trial.own_model is None else trial.own_model.model_dump(mode="json")
+        return cls(trial.config(), trial.content_sha256, trial.source.resolve(), trial.repeat, own_model)
 
     @classmethod
     def of_manifest(cls, manifest: Mapping[str, Any], file: Path) -> Recipe:
@@ -52,7 +58,8 @@ class Recipe:
         if missing:
             raise InputError("is not the manifest of a trial", file=file, key=missing[0],
                              remedy="give RUN/HASH/REPEAT/manifest.json of a finished trial")
-        return cls(manifest["config"], manifest["files"], Path(manifest["source"]), int(manifest["repeat"]))
+        return cls(manifest["config"], manifest["files"], Path(manifest["source"]), int(manifest["repeat"]),
+                   manifest.get("own_model"))
 
 
 def pack(recipes: Iterable[Recipe], folder: Path) -> None:
@@ -67,7 +74,7 @@ def pack(recipes: Iterable[Recipe], folder: Path) -> None:
             continue
         packed |= names
         scenario = Scenario.model_validate({**recipe.config, "catalogue": str(_catalogue(recipe, None))})
-        content = Content.of(scenario, recipe.source)
+        content = Content.of(scenario, recipe.source, ModelInfo.model_validate(recipe.own_model) if recipe.own_model else None)
         for name, sha256 in recipe.files.items():
             if content.sha256.get(name) != sha256:
                 raise InputError("is not what it was for the trial, and cannot be packed", file=name, remedy=_LEAVE_OUT)
@@ -152,16 +159,18 @@ def _pack_catalogue(content: Content, files: Mapping[str, str], folder: Path) ->
         raise InputError("is another catalogue than that of the trials before", file=catalogue.path,
                          remedy="pack trials of one catalogue at a time, or leave the content out with --no-content")
     shutil.copyfile(catalogue.path, target)
-    for name in (n.removeprefix("model:") for n in files if n.startswith("model:")):
-        info = catalogue[name]
-        for relative in (info.weights, info.builder.rpartition(":")[0] if ".py:" in info.builder else None):
-            if relative is None:
-                continue
-            if Path(relative).is_absolute() or ".." in Path(relative).parts:
-                raise InputError("lies outside its catalogue's folder and cannot be packed", file=catalogue.path,
-                                 key=f"models.{name}", value=relative, remedy="move it beside the catalogue")
-            (target.parent / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(catalogue.path.parent / relative, target.parent / relative)
+    models = [n.removeprefix("model:") for n in files if n.startswith("model:")]
+    learned = {n.removeprefix("codec:") for n in files if n.startswith("codec:")} | set(content.codecs.learned_for(models))
+    wanted = [content.codecs.learned(name).info.weights for name in sorted(learned)]
+    for info in (catalogue[name] for name in models):
+        wanted += [info.weights] if info.weights is not None else []
+        wanted += [info.builder.rpartition(":")[0]] if ".py:" in info.builder else []
+    for relative in wanted:
+        if Path(relative).is_absolute() or ".." in Path(relative).parts:
+            raise InputError("lies outside its catalogue's folder and cannot be packed", file=catalogue.path,
+                             value=relative, remedy="move it beside the catalogue")
+        (target.parent / relative).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(catalogue.path.parent / relative, target.parent / relative)
     for name in (n.removeprefix("profile:") for n in files if n.startswith("profile:")):
         profile = folder / "nodes" / "profiles" / f"{name}.yaml"
         profile.parent.mkdir(parents=True, exist_ok=True)
