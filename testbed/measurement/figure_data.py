@@ -10,7 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from testbed.measurement.components import component_order
-from testbed.measurement.records import latency_s
+from testbed.measurement.pareto import pareto_front
+from testbed.measurement.records import MACHINE, latency_s
+from testbed.measurement.spans import waterfall
 from testbed.measurement.summary import Group
 from testbed.measurement.trial import Trial
 
@@ -37,7 +39,7 @@ def figure_data(groups: Sequence[Group]) -> dict[str, Any]:
         "cdf": [_cdf(group) for group in groups],
         "components": [{"name": name, **component_style(name, tiers)} for name in names],
         "breakdown": [[(group.family("time").get(name) or 0.0) * 1e3 for name in names] for group in groups],
-        "tradeoff": [_tradeoff(group) for group in groups],
+        "tradeoff": _tradeoffs(groups),
         "exits": {"names": exits, "rows": [[group.family("exit_share").get(name, 0.0) for name in exits]
                                            for group in groups]},
         "sweep": _sweep(groups),
@@ -89,12 +91,19 @@ def _deadline_ms(groups: Sequence[Group]) -> float | None:
     return found.pop() * 1e3 if len(found) == 1 else None
 
 
+def _tradeoffs(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Accuracy, latency and bytes of each group, and whether no other group is better in one and as good in the rest."""
+    points = [_tradeoff(group) for group in groups]
+    front = pareto_front([(t["acc"], t["p50"], t["bytes"]) for t in points], higher=(True, False, False))
+    return [{**point, "front": on_front} for point, on_front in zip(points, front, strict=True)]
+
+
 def _tradeoff(group: Group) -> dict[str, Any]:
     accuracy = group.get("accuracy")
     return {
         "p50": _ms(group.value("latency_p50")), "p95": _ms(group.value("latency_p95")), "acc": group.value("accuracy"),
         "lo": accuracy.ci_low if accuracy else None, "hi": accuracy.ci_high if accuracy else None,
-        "deadline": group.value("deadline_hit"),
+        "deadline": group.value("deadline_hit"), "bytes": group.value("bytes_up"),
     }
 
 
@@ -130,7 +139,7 @@ def _timeline(trial: Trial, series: int) -> dict[str, Any]:
         "series": series, "label": trial.policy, "end": end,
         "links": [link for link in _curves(trial, start, end) if link["up"] or link["down"]],
         "requests": _dots(measured), "devices": sorted(str(d) for d in rows["device"].dropna().unique()),
-        "events": _events(trial, start),
+        "events": _events(trial, start), "queues": _queues(trial, start, end), "waterfall": waterfall(trial),
     }
 
 
@@ -147,10 +156,33 @@ def _curves(trial: Trial, start: int, end: float) -> list[dict[str, Any]]:
             traced = side["trace"].notna().any() or bool((link.get(direction) or {}).get("trace"))
             rate = _allowed(side, start, edges) if traced else None
             curve[direction] = None if rate is None else {
-                "t": _round(edges, 3), "rate": rate, "sent": _mbps(side, "tx_bytes", start, edges)}
+                "t": _round(edges, 3), "rate": rate, "sent": _mbps(side, "tx_bytes", start, edges),
+                "backlog": _peaks(side, "backlog_bytes", start, edges, 1e-3)}
         curves.append(curve)
     # the links that replay a trace first, then those that only carry a fixed rate
     return sorted(curves, key=lambda c: (c["up"] is None and c["down"] is None, c["name"]))
+
+
+def _queues(trial: Trial, start: int, end: float) -> dict[str, Any]:
+    """Requests waiting for a worker per node, largest of each bin; nodes at which none ever waited are left out."""
+    edges = np.linspace(0.0, max(end, 0.1), min(BINS, max(2, int(end / 0.1))) + 1)
+    rows = trial.nodes[trial.nodes["queue_depth"].notna() & trial.nodes["node"].ne(MACHINE).fillna(False)]
+    found = {str(name): _peaks(own, "queue_depth", start, edges, 1.0) for name, own in rows.groupby("node", sort=False)}
+    return {"t": _round(edges, 3), "nodes": [{"name": name, "v": v} for name, v in found.items() if v and max(v) > 0]}
+
+
+def _peaks(rows: pd.DataFrame, column: str, start: int, edges: FloatArray, factor: float) -> list[float] | None:
+    """Largest value per bin; a bin without a poll keeps the value of the poll before it."""
+    polls = rows[rows[column].notna()].sort_values("t_ns", kind="stable")
+    if not len(polls):
+        return None
+    t, value = (polls["t_ns"] - start).to_numpy("float64") / 1e9, polls[column].to_numpy("float64") * factor
+    last = np.searchsorted(t, edges[:-1], side="right") - 1
+    peak = np.where(last >= 0, value[np.maximum(last, 0)], 0.0)
+    where = np.searchsorted(edges, t, side="right") - 1
+    inside = (where >= 0) & (where < len(peak))
+    np.maximum.at(peak, where[inside], value[inside])
+    return _round(peak, 3)
 
 
 def _bin_hold(t: FloatArray, value: FloatArray, edges: FloatArray) -> FloatArray:
@@ -192,7 +224,12 @@ def _dots(rows: pd.DataFrame) -> dict[str, Any]:
         keep[order[-MAX_DOTS // 4:]] = True
         keep |= ~ok & (np.cumsum(~ok) <= MAX_DOTS)
         rows, ok = rows[keep], ok[keep]
+    # what was decided: the plan where the policy chose among several, else the exit at which the answer left
+    column = "plan" if rows["plan"].nunique() > 1 else "exit_id"
+    decisions = rows[column].fillna("none").astype(str)
+    kinds = sorted(decisions.unique(), key=lambda name: (name == "none", name))
     return {
+        "decided": "plan" if column == "plan" else "exit", "kinds": kinds, "kind": [kinds.index(name) for name in decisions],
         "t": _round(rows["t"].to_numpy("float64"), 4), "ms": _round(rows["latency"].to_numpy("float64"), 3),
         "ok": [int(x) for x in ok], "device": rows["device"].fillna("").tolist(),
         "warm": [int(x) for x in rows["phase"].ne("measure").fillna(False)],

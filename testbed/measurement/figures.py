@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,26 @@ def save_figures(run_dir: str | Path, *, groups: Sequence[Group] | None = None) 
     return paths
 
 
+def static_pictures(data: Mapping[str, Any]) -> dict[str, str]:
+    """The report's figures as SVG elements, by the name of their place in the page; the time line is that of the first trial."""
+    import matplotlib
+
+    drawings: dict[str, tuple[Callable[..., None], Any]] = {
+        "cdf": (_cdf, None), "breakdown": (_breakdown, None), "tradeoff": (_tradeoff, None), "exits": (_exits, None)}
+    if data["timelines"]:
+        drawings["timeline"] = (_timeline, data["timelines"][0])
+    pictures = {}
+    with matplotlib.rc_context(FIGURE_STYLE):
+        for name, (draw, argument) in drawings.items():
+            figure = new_figure(6.6, 5.2 if argument is not None else 3.6)
+            draw(figure, data, *([] if argument is None else [argument]))
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+            text = buffer.getvalue()
+            pictures[name] = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text[text.index("<svg"):])
+    return pictures
+
+
 def new_figure(width: float, height: float) -> Any:
     """A figure on the file-only canvas: no display and no global pyplot state are involved."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -99,16 +121,24 @@ def _breakdown(figure: Any, data: Mapping[str, Any]) -> None:
 
 def _tradeoff(figure: Any, data: Mapping[str, Any]) -> None:
     axes = figure.subplots()
+    front = sorted((t["p50"], t["acc"] * 100) for t in data["tradeoff"] if t["front"])
+    if len(front) > 1:
+        axes.plot(*zip(*front, strict=True), color="#8a94a0", lw=1, ls=":", zorder=1)
+    most = max((t["bytes"] or 0.0 for t in data["tradeoff"]), default=0.0) or 1.0
     for series, t in zip(data["series"], data["tradeoff"], strict=True):
         if t["acc"] is None or t["p50"] is None:
             continue
         color = _SERIES[series["color"] % len(_SERIES)]
-        axes.plot([t["p50"], t["p95"]], [t["acc"] * 100] * 2, color=color, lw=1.2, marker="|", markevery=[1])
+        if t["p95"] is not None:
+            axes.plot([t["p50"], t["p95"]], [t["acc"] * 100] * 2, color=color, lw=1.2, marker="|", markevery=[1])
         if t["lo"] is not None:
             axes.plot([t["p50"]] * 2, [t["lo"] * 100, t["hi"] * 100], color=color, lw=1.2, alpha=0.6)
         hit = "" if t["deadline"] is None else f" ({t['deadline']:.0%} in time)"
-        axes.plot(t["p50"], t["acc"] * 100, "o", ms=7, color=color, label=series["label"] + hit)
-    axes.set(xlabel="latency (ms): median, line to p95", ylabel="accuracy (%), 95% interval", xlim=(0, None))
+        size = 5 + 9 * ((t["bytes"] or 0.0) / most) ** 0.5
+        axes.plot(t["p50"], t["acc"] * 100, "o", ms=size, color=color, label=series["label"] + hit,
+                  markeredgecolor=_INK if t["front"] else color, markerfacecolor=color if t["front"] else color + "55")
+    axes.set(xlabel="latency (ms): median, line to p95; area: bytes sent up; dark rim: Pareto front",
+             ylabel="accuracy (%), 95% interval", xlim=(0, None))
     figure.legend(loc="outside upper center", ncols=2, fontsize=8)
 
 

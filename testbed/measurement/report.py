@@ -12,6 +12,8 @@ from typing import Any
 import jinja2
 
 from testbed.measurement.atomic import plain, write_text_atomic
+from testbed.measurement.figures import static_pictures
+from testbed.measurement.prediction_section import prediction_section
 from testbed.measurement.report_data import report_data
 from testbed.measurement.summary import Group, group_trials
 from testbed.measurement.trial import load_run
@@ -31,15 +33,16 @@ def render_report(run_dir: str | Path, *, trials: Sequence[str | Path] | None = 
     return write_text_atomic(Path(run_dir) / REPORT, report_html(evaluated))
 
 
-def report_html(groups: Sequence[Group]) -> str:
-    """Return the report as text."""
+def report_html(groups: Sequence[Group], *, static: bool = True) -> str:
+    """Return the report as text; `static` adds pictures for browsers without scripts."""
     data = report_data(groups)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True)
     template = environment.from_string(_asset("report.html.j2"))
     return template.render(
-        data=data, css=_asset("report.css"), scripts=_asset("charts.js") + _asset("report.js"),
-        payload=_script_json(data["figures"]), now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        prediction=prediction_section((group.policy, group.sweep_point, group.trials) for group in groups), data=data, css=_asset("report.css"), scripts=_asset("charts.js") + _asset("report.js"),
+        payload=_script_json(data["figures"]),
+        static=static_pictures(data["figures"]) if static else {}, now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 

@@ -31,6 +31,7 @@ const trim = (text) => text.replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D
 const tick = (value) => trim(three(value));
 const msText = (ms) => ms === null || ms === undefined ? "-" : ms >= 1000 ? three(ms / 1000) + " s" : ms >= 1 || ms === 0 ? three(ms) + " ms" : three(ms * 1000) + " µs";
 const msTick = (ms) => trim(msText(ms));
+const bytesText = (n) => n === null || n === undefined ? "-" : n >= 1e6 ? three(n / 1e6) + " MB" : n >= 1e3 ? three(n / 1e3) + " kB" : Math.round(n) + " B";
 const percent = (share) => share === null || share === undefined ? "-" : (share * 100).toFixed(share === 0 || share === 1 ? 0 : 1) + "%";
 
 function niceTicks(low, high, count) {

@@ -139,25 +139,29 @@
     const ys = shown.flatMap((i) => [D.tradeoff[i].lo ?? D.tradeoff[i].acc, D.tradeoff[i].hi ?? D.tradeoff[i].acc]);
     const pad = Math.max(0.01, (Math.max(...ys) - Math.min(...ys)) * 0.12);
     const y = scale(Math.max(0, Math.min(...ys) - pad), Math.min(1, Math.max(...ys) + pad), H - m.b, m.t);
-    const x = scale(0, Math.max(...shown.map((i) => D.tradeoff[i].p95)) * 1.05, m.l, W - m.r);
+    const x = scale(0, Math.max(...shown.map((i) => D.tradeoff[i].p95 ?? D.tradeoff[i].p50)) * 1.05, m.l, W - m.r);
+    const most = Math.max(1, ...shown.map((i) => D.tradeoff[i].bytes ?? 0)), radius = (t) => 5 + 11 * Math.sqrt((t.bytes ?? 0) / most);
+    const front = shown.filter((i) => D.tradeoff[i].front).sort((a, b) => D.tradeoff[a].p50 - D.tradeoff[b].p50);
     axisY(root, y, m.l, W - m.r, { format: (v) => parseFloat((v * 100).toFixed(1)) + "%", count: 5 });
     axisX(root, x, H - m.b, { label: "latency (p50, line to p95)", format: msTick, count: W < 420 ? 4 : 6 });
     const labels = [];
+    if (front.length > 1) root.append(svg("path", { d: "M" + front.map((i) => `${x(D.tradeoff[i].p50)},${y(D.tradeoff[i].acc)}`).join("L"), fill: "none", style: "stroke:var(--faint)", "stroke-width": 1.2, "stroke-dasharray": "2 4" }));
     for (const i of shown) {
       const s = D.series[i], t = D.tradeoff[i], cx = x(t.p50), cy = y(t.acc);
-      root.append(svg("line", { x1: cx, x2: x(t.p95), y1: cy, y2: cy, style: `stroke:${color(s)}`, "stroke-width": 1.6, "stroke-dasharray": dash(s), opacity: .75 }),
+      if (t.p95 !== null) root.append(svg("line", { x1: cx, x2: x(t.p95), y1: cy, y2: cy, style: `stroke:${color(s)}`, "stroke-width": 1.6, "stroke-dasharray": dash(s), opacity: .75 }),
         svg("line", { x1: x(t.p95), x2: x(t.p95), y1: cy - 4, y2: cy + 4, style: `stroke:${color(s)}`, "stroke-width": 1.6 }));
       if (t.lo !== null) root.append(svg("line", { x1: cx, x2: cx, y1: y(t.lo), y2: y(t.hi), style: `stroke:${color(s)}`, "stroke-width": 1.6, opacity: .55 }));
-      const text = `${label(s)}  ${percent(t.deadline)}`, w = text.length * 6.6;
+      const text = label(s), w = text.length * 6.6;
       labels.push({ i, text, w, x: Math.min(cx + 10, W - m.r - w), cx, cy });
     }
     place(labels, m.t, H - m.b - 8);
     const dots = [];
     for (const l of labels) {
-      const s = D.series[l.i], t = D.tradeoff[l.i], dot = svg("circle", { cx: l.cx, cy: l.cy, r: 7, style: `fill:${color(s)};stroke:var(--card)`, "stroke-width": 2 });
+      const s = D.series[l.i], t = D.tradeoff[l.i], dot = svg("circle", { cx: l.cx, cy: l.cy, r: radius(t), style: t.front ? `fill:${color(s)};stroke:var(--ink)` : `fill:${color(s)};fill-opacity:.35;stroke:${color(s)}`, "stroke-width": 1.6 });
       dot.addEventListener("pointermove", (event) => figure.show(event, label(s), [
         { name: "accuracy", value: percent(t.acc) }, { name: "95% interval", value: t.lo === null ? "-" : `${percent(t.lo)} – ${percent(t.hi)}` },
-        { name: "p50", value: msText(t.p50) }, { name: "p95", value: msText(t.p95) }, { name: "in time", value: percent(t.deadline) }]));
+        { name: "p50", value: msText(t.p50) }, { name: "p95", value: msText(t.p95) }, { name: "sent up", value: bytesText(t.bytes) }, { name: "in time", value: percent(t.deadline) },
+        { name: t.front ? "on the Pareto front" : "beaten by another plan", value: "", low: true }]));
       dot.addEventListener("pointerleave", () => figure.hide());
       if (Math.abs(l.y - l.cy) > 20) root.append(svg("line", { x1: l.cx, x2: l.x - 2, y1: l.cy, y2: l.y, style: `stroke:${color(s)}`, "stroke-width": 1, opacity: .6 }));
       const text = svg("text", { x: l.x, y: l.y + 4, class: "strong", style: "paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round" }, l.text);
@@ -170,13 +174,25 @@
   /* Bandwidth over time with the requests below it */
   const view = { trial: 0, link: 0, from: 0, to: 0 };
   const T = () => D.timelines[view.trial];
-  const timeline = add("timeline", (w) => w < 560 ? 470 : 520, (figure, root, W, H) => {
+  const TINTS = ["var(--t1)", "var(--u0)", "var(--t0)", "var(--t2)", "var(--d)", "var(--t3)"];
+  const hasBacklog = () => { const l = T() && T().links[view.link]; return Boolean(l && ["up", "down"].some((d) => l[d] && l[d].backlog)); };
+  const lanesHeight = () => T() ? (hasBacklog() ? 74 : 0) + (T().queues.nodes.length ? 74 : 0) + 26 : 0;
+  const timeline = add("timeline", (w) => (w < 560 ? 470 : 520) + lanesHeight(), (figure, root, W, H) => {
     const t = T(), link = t.links[view.link], sides = link ? ["up", "down"].filter((d) => link[d]) : [];
     const m = { l: 46, r: 10, b: 40 }, x = scale(view.from, view.to, m.l, W - m.r);
     const clip = svg("clipPath", { id: "clip-time" }, svg("rect", { x: m.l, y: 0, width: W - m.l - m.r, height: H }));
     root.append(svg("defs", {}, clip));
     const names = { up: "Mbit/s up", down: "Mbit/s down" }, tints = { up: "var(--u0)", down: "var(--s1)" };
-    const lower = Math.round((H - m.b) * (sides.length ? 0.54 : 0)), each = sides.length ? lower / sides.length : 0;
+    const rates = Math.round((H - m.b - lanesHeight()) * (sides.length ? 0.54 : 0)), each = sides.length ? rates / sides.length : 0;
+    let lower = rates;
+    const lane = (label, curves, format) => {
+      const top = lower + 24, base = lower + 66, shown = curves.filter((c) => c.v);
+      const peak = Math.max(1e-9, ...shown.flatMap((c) => c.v.filter((v, j) => c.t[j + 1] >= view.from && c.t[j] <= view.to)));
+      const y = scale(0, peak * 1.1, base, top);
+      axisY(root, y, m.l, W - m.r, { label, count: 2, format });
+      for (const c of shown) root.append(svg("path", { d: c.v.map((v, j) => `${j ? "H" + x(c.t[j]).toFixed(1) + "V" : "M" + x(c.t[0]).toFixed(1) + ","}${y(v).toFixed(1)}`).join("") + `H${x(c.t[c.t.length - 1]).toFixed(1)}`, fill: "none", style: `stroke:${c.tint}`, "stroke-width": 1.4, "clip-path": "url(#clip-time)" }));
+      lower += 74;
+    };
     sides.forEach((side, k) => {
       const c = link[side], top = k * each + 24, base = (k + 1) * each - 8;
       const inside = c.rate.filter((v, j) => c.t[j + 1] >= view.from && c.t[j] <= view.to);
@@ -187,8 +203,15 @@
       if (c.sent) root.append(svg("path", { d: `${step(c.sent)}V${base}H${x(c.t[0])}Z`, style: `fill:${tints[side]}`, opacity: .32, "clip-path": "url(#clip-time)" }));
       root.append(svg("path", { d: step(c.rate), fill: "none", style: `stroke:${tints[side]}`, "stroke-width": 1.5, "clip-path": "url(#clip-time)" }));
     });
+    if (hasBacklog()) lane("kB queued on the link", sides.map((d) => ({ t: link[d].t, v: link[d].backlog, tint: tints[d] })), tick);
+    const nodeTint = (k) => `var(--s${(k + 2) % 8})`;
+    if (t.queues.nodes.length) lane("requests waiting: " + t.queues.nodes.map((n) => n.name).join(", "), t.queues.nodes.map((n, k) => ({ t: t.queues.t, v: n.v, tint: nodeTint(k) })), tick);
     const r = t.requests, own = link && t.devices.filter((d) => link.ends.includes(d));
     const mine = r.t.map((v, j) => j).filter((j) => r.t[j] >= view.from && r.t[j] <= view.to && (!own || !own.length || own.includes(r.device[j])));
+    root.append(svg("text", { x: 0, y: lower + 13 }, `${r.decided}s`));
+    for (const j of mine) root.append(svg("rect", { x: x(r.t[j]) - 1, y: lower + 2, width: 2, height: 14, style: `fill:${TINTS[r.kind[j] % 6]}`, opacity: .9 }));
+    figure.setLegend(r.kinds.map((name, k) => ({ label: `${r.decided}: ${name}`, on: true, swatch: boxSwatch(TINTS[k % 6]), toggle: () => {} })));
+    lower += 26;
     const top = lower + 28, base = H - m.b, finite = mine.map((j) => r.ms[j]).filter(isFinite);
     const y = scale(0, Math.max(1, ...finite) * 1.08, base, top), s = D.series[t.series];
     axisY(root, y, m.l, W - m.r, { label: "latency per request", format: msTick, count: 4 });
@@ -219,8 +242,11 @@
       const rows = sides.flatMap((d) => {
         const k = Math.max(0, link[d].t.findIndex((v) => v > now) - 1), out = [{ name: `trace ${d}`, color: tints[d], value: three(link[d].rate[k]) + " Mbit/s" }];
         if (link[d].sent) out.push({ name: `delivered ${d}`, value: three(link[d].sent[k]) + " Mbit/s", low: true });
+        if (link[d].backlog) out.push({ name: `queued ${d}`, value: three(link[d].backlog[k]) + " kB", low: true });
         return out;
       });
+      const bin = t.queues.t.findIndex((v) => v > now) - 1;
+      t.queues.nodes.forEach((n, k) => { if (bin >= 0 && n.v[bin]) rows.push({ name: `waiting at ${n.name}`, color: nodeTint(k), value: String(n.v[bin]) }); });
       let best = null, py = event.clientY - root.getBoundingClientRect().top;
       for (const j of mine) { const far = Math.hypot(x(r.t[j]) - at, (y(r.ms[j]) - py) * (py > lower ? 1 : 0)); if (far < 24 && (!best || far < best.far)) best = { j, far }; }
       ring.setAttribute("visibility", best ? "visible" : "hidden");
@@ -228,7 +254,8 @@
         const j = best.j;
         ring.setAttribute("cx", x(r.t[j])); ring.setAttribute("cy", y(r.ms[j]));
         rows.push({ name: r.device[j], color: color(s), value: r.ok[j] ? msText(r.ms[j]) : r.error[j] || "failed" });
-        if (r.exit[j]) rows.push({ name: "exit", value: r.exit[j], low: true });
+        rows.push({ name: r.decided, color: TINTS[r.kind[j] % 6], value: r.kinds[r.kind[j]] });
+        if (r.exit[j] && r.decided !== "exit") rows.push({ name: "exit", value: r.exit[j], low: true });
       }
       figure.show(event, `${now.toFixed(2)} s`, rows);
     });
@@ -239,6 +266,13 @@
     area.addEventListener("dblclick", () => reset.click());
     area.addEventListener("pointerleave", () => { if (start === null) { cross.setAttribute("visibility", "hidden"); ring.setAttribute("visibility", "hidden"); figure.hide(); } });
   });
+  const zoom = (factor, shift) => {
+    const least = Math.min(0, ...T().requests.t), most = T().end || 1, width = Math.min(most - least, (view.to - view.from) * factor);
+    const middle = (view.from + view.to) / 2 + shift * (view.to - view.from);
+    view.from = Math.max(least, Math.min(middle - width / 2, most - width)); view.to = view.from + width;
+    reset.hidden = width >= (most - least) * 0.999; timeline.redraw();
+  };
+  const zoomButton = (text, name, factor, shift) => el("button", { type: "button", "aria-label": name, title: name, onclick: () => zoom(factor, shift) }, text);
   const whole = () => { view.from = Math.min(0, ...T().requests.t); view.to = T().end || 1; reset.hidden = true; };
   const reset = el("button", { type: "button", hidden: "", onclick: () => { whole(); timeline.redraw(); } }, "whole run");
   if (timeline && D.timelines.length) {
@@ -256,7 +290,43 @@
     trials.value = view.trial;
     fillLinks();
     whole();
-    timeline.addTool("plan", trials, "link", links, reset);
+    timeline.addTool("plan", trials, "link", links, zoomButton("+", "zoom in", 0.5, 0), zoomButton("−", "zoom out", 2, 0), zoomButton("◀", "earlier", 1, -0.4), zoomButton("▶", "later", 1, 0.4), reset);
+    timeline.host.addEventListener("wheel", (event) => { if (event.ctrlKey) { event.preventDefault(); zoom(event.deltaY > 0 ? 1.25 : 0.8, 0); } }, { passive: false });
+  }
+
+  /* Chosen requests as time lines */
+  const pickWater = { trial: view.trial, request: 0 };
+  const KINDS = { issue: "var(--o)", decision: "var(--o)", encode: "var(--t0)", transfer: "var(--u0)", queue: "var(--bad)", compute: "var(--t1)" };
+  const W0 = () => { const t = D.timelines[pickWater.trial]; return t && t.waterfall.length ? t.waterfall[Math.min(pickWater.request, t.waterfall.length - 1)] : null; };
+  const water = add("waterfall", () => 24 * Math.max(1, W0() ? W0().spans.length : 1) + 66, (figure, root, W, H) => {
+    const q = W0();
+    if (!q) { root.append(svg("text", { x: 0, y: 30 }, "no requests")); return; }
+    const narrow = W < 560, m = { l: narrow ? 6 : 230, r: 10 }, x = scale(0, Math.max(0.001, q.ms, ...q.spans.map((s) => s.to)) * 1.04, m.l, W - m.r), base = H - 40;
+    axisX(root, x, base, { label: "since the request was due", format: msTick, count: narrow ? 4 : 8, top: 6 });
+    if (D.deadline_ms && D.deadline_ms < x.high) root.append(svg("line", { class: "mark", x1: x(D.deadline_ms), x2: x(D.deadline_ms), y1: 6, y2: base }));
+    root.append(svg("line", { x1: x(q.ms), x2: x(q.ms), y1: 6, y2: base, style: "stroke:var(--ink)", "stroke-width": 1.2 }));
+    q.spans.forEach((s, k) => {
+      const top = 10 + k * 24, w = Math.max(1.5, x(s.to) - x(s.from)), name = `${s.kind}, ${s.lane}`;
+      const bar = svg("rect", { x: x(s.from), y: top, width: w, height: 16, rx: w > 6 ? 3 : 0, style: `fill:${KINDS[s.kind]}`, opacity: narrow ? .55 : 1 });
+      const over = svg("rect", { x: 0, y: top - 4, width: W, height: 24, fill: "transparent" });
+      over.addEventListener("pointermove", (event) => figure.show(event, name, [{ name: "took", value: msText(s.to - s.from) }, { name: "from", value: msText(s.from), low: true },
+        ...Object.entries(s.detail).map(([key, value]) => ({ name: key, value: String(value), low: true }))]));
+      over.addEventListener("pointerleave", () => figure.hide());
+      root.append(bar, svg("text", narrow ? { x: m.l + 4, y: top + 12 } : { x: m.l - 10, y: top + 12, "text-anchor": "end" }, `${name}  ${msText(s.to - s.from)}`), over);
+    });
+  });
+  if (water && D.timelines.length) {
+    const which = el("select", { "aria-label": "request", onchange: () => { pickWater.request = +which.value; water.redraw(); } });
+    const fillRequests = () => {
+      which.replaceChildren(...D.timelines[pickWater.trial].waterfall.map((q, i) => el("option", { value: i }, `${q.why}: ${q.ok ? msText(q.ms) : "failed"} (${q.id})`)));
+      pickWater.request = 0;
+    };
+    const trial = el("select", { "aria-label": "trial", onchange: () => { pickWater.trial = +trial.value; fillRequests(); water.redraw(); } },
+      ...D.timelines.map((t, i) => el("option", { value: i }, D.series[t.series].label)));
+    pickWater.trial = view.trial; trial.value = view.trial;
+    fillRequests();
+    water.addTool("plan", trial, "request", which);
+    water.setLegend(Object.entries({ transfer: "transfer", queue: "waiting for a worker", compute: "computing", encode: "codec", issue: "issue, decision" }).map(([k, text]) => ({ label: text, on: true, swatch: boxSwatch(KINDS[k]), toggle: () => {} })));
   }
 
   /* A metric against the swept value */
