@@ -13,11 +13,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from testbed.cli.codecs import codecs, train_bottleneck
+from testbed.cli.cuts import cuts
 from testbed.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   help="List and train the models of the catalogue.")
 
+app.command("cuts")(cuts)
 app.command("codecs")(codecs)
 app.command("train-bottleneck")(train_bottleneck)
 
@@ -69,40 +71,6 @@ def show(name: str, catalogue: CatalogueOption = _CATALOGUE) -> None:
         ("weights", f"{info.weights} ({info.storage}), sha256 {info.sha256[:16]}"),
     ):
         table.add_row(key, value)
-    Console().print(table)
-
-
-@app.command("cuts")
-def cuts(name: str, catalogue: CatalogueOption = _CATALOGUE,
-         measure: Annotated[bool, typer.Option("--measure", help="Time the stages on this machine now.")] = False,
-         ) -> None:
-    """Show each place where a model can be cut: what crosses it, and the cost before and after it."""
-    from testbed.inference.catalogue import load_catalogue, load_model
-
-    found = load_catalogue(catalogue)
-    info = found[name]
-    times = [s.reference_time_s for s in info.stages]
-    where = f"{info.reference.get('machine', 'reference machine')} (from the catalogue)"
-    if measure:
-        import torch
-
-        from testbed.inference.describe import measure as measure_stages
-
-        torch.set_num_threads(1)
-        times, _ = measure_stages(load_model(found, name).model)
-        where = "this machine, now"
-    table = Table(title=f"{name}; one thread of {where}", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("cut", "before", "tensor", "bytes", "of input", "MMAC", "ms", "exit"):
-        table.add_column(heading, no_wrap=True, justify="right" if heading in ("bytes", "of input") else "left")
-    macs = [s.macs / 1e6 for s in info.stages]
-    for cut in range(info.num_stages + 1):
-        exit_info = info.exit_after.get(cut - 1)
-        table.add_row(str(cut), info.stages[cut].name if cut < info.num_stages else "-",
-                      "x".join(map(str, info.shape_at(cut))), f"{info.bytes_at(cut):,}",
-                      f"{info.bytes_at(cut) / info.bytes_at(0):.2f}", f"{sum(macs[:cut]):.1f} + {sum(macs[cut:]):.1f}",
-                      f"{sum(times[:cut]) * 1e3:.2f} + {sum(times[cut:]) * 1e3:.2f}",
-                      exit_info.name if exit_info else "")
-    table.caption = "MMAC and ms: before + after the cut"
     Console().print(table)
 
 

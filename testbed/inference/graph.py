@@ -102,7 +102,7 @@ class GraphModel(StagedModel):
                               tuple((traced.names[n], traced.values[n].shape) for n in live[i]))
                           for i, place in enumerate(places))
         self.uncut = uncut
-        self._run = tuple(stage for _, stage in stages)
+        self.parts = tuple(stage for _, stage in stages)
         self._writes = writes
         if check:
             self._check(x)
@@ -113,15 +113,15 @@ class GraphModel(StagedModel):
             raise ValueError(f"stages {start}:{stop} are not within 0:{self.num_stages}")
         if start == stop:
             return x
-        values = self._run[start].unpack(x.clone() if any(self._writes[start:stop]) else x)
-        for stage in self._run[start:stop]:
+        values = self.parts[start].unpack(x.clone() if any(self._writes[start:stop]) else x)
+        for stage in self.parts[start:stop]:
             values = stage.part(*values)
         return pack(values)
 
     def macs(self) -> list[int]:
         """Multiply-accumulates of every stage for one sample."""
         found, values = [], (torch.zeros(1, *self.input_shape),)
-        for stage in self._run:
+        for stage in self.parts:
             found.append(count_macs(stage.part, *values))
             with torch.inference_mode():
                 values = stage.part(*values)
@@ -155,39 +155,64 @@ def _places(traced: Traced) -> tuple[list[int], tuple[Uncut, ...]]:
     return [*places, last], tuple(uncut)
 
 
-def stage_times_s(model: GraphModel, repeats: int = 30, warmup: int = 5) -> list[float]:
-    """Median time of every stage for one sample, within runs of the whole model: nothing is packed."""
-    x = _sample(model)
-    times: list[list[float]] = [[] for _ in range(model.num_stages)]
-    with torch.inference_mode():
-        for repeat in range(warmup + repeats):
-            values = (x.clone(),)
-            for i, stage in enumerate(model._run):
-                begin = time.perf_counter()
-                values = stage.part(*values)
-                if repeat >= warmup:
-                    times[i].append(time.perf_counter() - begin)
-    return [statistics.median(t) for t in times]
-
-
-def cut_times_s(model: GraphModel, repeats: int = 10, warmup: int = 2) -> list[tuple[float, float]]:
-    """Median time before and after every cut for one sample, run as two hosts would: packing and unpacking included."""
-    x = _sample(model)
-    found = []
-    with torch.inference_mode():
-        for cut in range(model.num_stages + 1):
-            head, tail = [], []
-            for repeat in range(warmup + repeats):
-                begin = time.perf_counter()
-                middle = model.run(x, 0, cut)
-                between = time.perf_counter()
-                model.run(middle, cut, model.num_stages)
-                if repeat >= warmup:
-                    head.append(between - begin)
-                    tail.append(time.perf_counter() - between)
-            found.append((statistics.median(head), statistics.median(tail)))
+def stage_cuts(model: GraphModel) -> dict[int, int]:
+    """Which cuts of a traced StagedModel are those between its own stages: cut of the graph -> cut of the stages."""
+    stages = [_stage_of(node) for node in model.traced.nodes]
+    found = {}
+    for cut, place in zip(model.cuts, model.places, strict=True):
+        here, behind = stages[place], stages[place + 1] if place + 1 < len(stages) else None
+        if here is not None and here != behind:
+            found[cut.index] = here + 1
     return found
 
 
-def _sample(model: StagedModel) -> Tensor:
-    return torch.rand(1, *model.input_shape, generator=torch.Generator().manual_seed(0))
+def _stage_of(node: fx.Node) -> int | None:
+    """The stage of a StagedModel in whose forward() a node was made."""
+    for path in node.meta.get("nn_module_stack", {}):
+        parts = str(path).split(".")
+        if parts[:2] == ["module", "stages"] and len(parts) > 2:
+            return int(parts[2])
+    return None
+
+
+def stage_times_s(model: GraphModel, repeats: int = 30, warmup: int = 5) -> list[float]:
+    """Median time of every stage for one sample, within runs of the whole model: nothing is packed."""
+    return _measure(model, repeats, warmup)[0]
+
+
+def cut_times_s(model: GraphModel, repeats: int = 30, warmup: int = 5) -> list[tuple[float, float]]:
+    """Time before and after every cut for one sample: the medians of the stages, of packing and of unpacking, added."""
+    stages, packs, unpacks = _measure(model, repeats, warmup)
+    return [(sum(stages[:cut]) + packs[cut], unpacks[cut] + sum(stages[cut:])) for cut in range(model.num_stages + 1)]
+
+
+def _measure(model: GraphModel, repeats: int, warmup: int) -> tuple[list[float], list[float], list[float]]:
+    """Medians of each stage, and of packing and unpacking at each cut.
+
+    Short intervals within whole runs: another program that takes the processor for a while spoils few of them.
+    """
+    x = torch.rand(1, *model.input_shape, generator=torch.Generator().manual_seed(0))
+    stages: list[list[float]] = [[] for _ in range(model.num_stages)]
+    packs: list[list[float]] = [[] for _ in range(model.num_stages + 1)]
+    unpacks: list[list[float]] = [[] for _ in range(model.num_stages)]
+    with torch.inference_mode():
+        for _ in range(warmup + repeats):
+            values: tuple[Tensor, ...] = (x.clone(),)
+            for i, stage in enumerate(model.parts):
+                begin = time.perf_counter()
+                packed = pack(values)
+                between = time.perf_counter()
+                stage.unpack(packed)
+                packs[i].append(between - begin)
+                unpacks[i].append(time.perf_counter() - between)
+                begin = time.perf_counter()
+                values = stage.part(*values)
+                stages[i].append(time.perf_counter() - begin)
+            begin = time.perf_counter()
+            pack(values)
+            packs[-1].append(time.perf_counter() - begin)
+
+    def medians(times: list[list[float]]) -> list[float]:
+        return [statistics.median(t[warmup:]) for t in times]
+
+    return medians(stages), medians(packs), [*medians(unpacks), 0.0]

@@ -118,7 +118,7 @@ def describe_own(reference: str, data: Dataset, dataset: str, machine: str, cach
         raise InputError(f"has {len(data)} samples", key="dataset", value=dataset, remedy=f"at least {BATCHES[1]} are needed")
     model = as_staged(module, torch.from_numpy(np.ascontiguousarray(few.x[:BATCHES[1]])), file, check=True)
     logits = exit_logits(model, few)
-    _check_classes(logits, data, dataset, file)
+    check_classes(logits, data, dataset, file)
     entry = describe(model, score_exits(logits, few.y, logits, few.y), machine)
     entry["reference"] |= {"scored_samples": len(few)}
     entry["exits"] = [{k: v for k, v in e.items() if k in _EXIT_KEYS} for e in entry["exits"]]
@@ -166,7 +166,8 @@ def _check_staged(model: StagedModel, x: Tensor) -> None:
                                  remedy="each stage returns one float32 tensor (N, ...)")
 
 
-def _check_classes(logits: dict[str, np.ndarray[Any, Any]], data: Dataset, dataset: str, file: Path) -> None:
+def check_classes(logits: dict[str, np.ndarray[Any, Any]], data: Dataset, dataset: str, file: Path) -> None:
+    """Every exit has one output per class of the data set named `dataset`. Raises InputError."""
     for name, values in logits.items():
         width = values.shape[1] if values.ndim == 2 else None
         fewer_in_data = is_path(dataset) and not data.class_names and width is not None and width > data.classes
