@@ -190,7 +190,8 @@ class _Spread:
         write_json_atomic(folder.path / "manifest.json", {**manifest, **ours, "worker": worker})
         write_json_atomic(folder.path / "trial.json", {
             **ours, "own_model": Recipe.of_trial(trial).own_model, "run_id": trial.run_id,
-            "scenario": trial.scenario.name, "config_hash": trial.config_hash, "repeat": trial.repeat, "policy": trial.policy.name, "engine": "ray", "worker": worker})
+            "scenario": trial.scenario.name, "config_hash": trial.config_hash, "repeat": trial.repeat,
+            "policy": trial.policy.name, "engine": "ray", "worker": worker})
         verdict, duration_s = manifest["validity"]["verdict"], answer["duration_s"]
         folder.end(trial, COMPLETE, verdict=verdict, duration_s=duration_s)
         self._on_progress(trial, {"event": "complete", "verdict": verdict, "duration_s": duration_s})
