@@ -266,7 +266,8 @@ class NodeSet:
             "tiers": {n: self.topology.tier_of(n).name for n in self.topology.node_names},
             "tier_order": [t.name for t in self.topology.tiers],
             "catalogue": str(self._catalogue), "models": self._models(),
-            "codecs": codecs_of_policy(self.trial.policy, self.trial.content.codecs, self._models()),
+            # a policy that decides as it runs may never use the learned codecs, which would load torch
+            "codecs": codecs_of_policy(self.trial.policy, self.trial.content.codecs, [] if memoised else self._models()),
             "profiles": str(self.trial.content.profiles), "compute": tier.compute.profile or "real", **memoised,
             "telemetry": str(self.work / f"{node}.nodes.csv"), "ready": str(self._ready_file(node)),
         }

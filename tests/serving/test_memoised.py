@@ -51,7 +51,7 @@ async def ask(port: int, sample: int) -> PlanOutcome:
 
 def test_a_node_answers_without_torch_until_it_has_to_compute(tmp_path: Path, models: Any) -> None:
     filled(tmp_path / "outputs", 2)
-    process = start(tmp_path, outputs=str(tmp_path / "outputs"))
+    process = start(tmp_path, outputs=str(tmp_path / "outputs"), codecs=["raw"])
     try:
         assert process.stdout is not None
         facts = json.loads(process.stdout.readline())
