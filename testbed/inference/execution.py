@@ -65,7 +65,7 @@ def run_step(run: StageRun, info: ModelInfo, start: int, stop: int, rule: ExitRu
             continue
         heads.append(index)
         logits = run.logits(index)
-        if index == answers or rule.fires(logits):
+        if index == answers or rule.fires(logits, exit_after[index].temperature):
             return StepOutput(logits, exit_after[index].name, index + 1, tuple(heads), memo_hit)
     return StepOutput(run.tensor(), None, stop, tuple(heads), memo_hit)
 

@@ -22,36 +22,49 @@ class ExitRule:
       (BranchyNet, Teerapittayanon et al. 2016, section III, normalised as in DDNN, 2017).
     - ``always``: the last exit within the step's stages answers, whatever it says (a fallback's "deepest exit").
     - ``none``: only the final exit answers.
+
+    With `calibrated`, probabilities are those of the logits divided by the exit's temperature (Guo et al., 2017).
     """
 
     kind: RuleKind = "none"
     threshold: float = 0.0
+    calibrated: bool = False
 
     @classmethod
     def parse(cls, value: object) -> ExitRule:
-        """From JSON: None, or {"kind": ..., "threshold": ...}. Raises ValueError."""
+        """From JSON: None, or {"kind": ..., "threshold": ..., "calibrated": ...}. Raises ValueError."""
         if value is None:
             return cls()
-        if not isinstance(value, Mapping) or not set(value) <= {"kind", "threshold"}:
-            raise ValueError("an exit rule is null or an object of kind and threshold")
+        if not isinstance(value, Mapping) or not set(value) <= {"kind", "threshold", "calibrated"}:
+            raise ValueError("an exit rule is null or an object of kind, threshold and calibrated")
         kind, threshold = value.get("kind", "max_probability"), value.get("threshold", 0.0)
         if kind not in KINDS:
             raise ValueError(f"exit rule kind is one of {', '.join(KINDS)}, got {kind!r:.60}")
         if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1e9:
             raise ValueError("exit rule threshold is a number of at least 0")
-        return cls(cast(RuleKind, kind), float(threshold))
+        calibrated = value.get("calibrated", False)
+        if not isinstance(calibrated, bool):
+            raise ValueError("exit rule calibrated is true or false")
+        return cls(cast(RuleKind, kind), float(threshold), calibrated)
 
     def to_json(self) -> dict[str, Any] | None:
         """The JSON that `parse` reads."""
-        return None if self.kind == "none" else {"kind": self.kind, "threshold": self.threshold}
+        if self.kind == "none":
+            return None
+        return {"kind": self.kind, "threshold": self.threshold, **({"calibrated": True} if self.calibrated else {})}
 
-    def fires(self, logits: NDArray[np.float32]) -> bool:
-        """Whether an exit with these logits (1, classes) answers; `always` is decided by the place, not here."""
+    def fires(self, logits: NDArray[np.float32], temperature: float = 1.0) -> bool:
+        """Whether an exit with these logits (1, classes) and this temperature answers; `always` is decided by the place."""
+        logits = self.scaled(logits, temperature)
         if self.kind == "max_probability":
             return max_probability(logits) >= self.threshold
         if self.kind == "entropy":
             return normalised_entropy(logits) <= self.threshold
         return False
+
+    def scaled(self, logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
+        """Logits as this rule looks at them: divided by the exit's temperature, or as they are."""
+        return logits / np.float32(temperature) if self.calibrated else logits
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -15,11 +15,13 @@ class ExitRule:
     """An early exit may answer when its confidence passes the threshold.
 
     `max_probability`: largest softmax probability >= threshold. `entropy`: softmax entropy divided by log(classes),
-    between 0 and 1, <= threshold (the normalised entropy of DDNN, ICDCS 2017).
+    between 0 and 1, <= threshold (the normalised entropy of DDNN, ICDCS 2017). `calibrated`: of the logits divided by the
+    exit's temperature in the catalogue.
     """
 
     kind: str
     threshold: float
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def compile_plan(spec: PlanSpec, context: Context) -> Plan:
         stage = _exit_stage(spec, model)
         head = context.nodes[spec.head or _next_tier(context)]
         tail = context.nodes[spec.tail or context.tiers[-1]]
-        rule = ExitRule(spec.rule, spec.threshold)
+        rule = ExitRule(spec.rule, spec.threshold, spec.calibrated)
         steps = [Step(head, model.name, 0, stage + 1, spec.input_codec, rule),
                  Step(tail, model.name, stage + 1, end, spec.codec)]
     else:
@@ -91,5 +91,5 @@ def _explicit(spec: PlanSpec, index: int, context: Context) -> Step:
     if start >= stop:
         raise InputError("has no stages", key=key, value=item.stages, remedy="write start:stop with start < stop")
     node = context.device if item.tier == context.tiers[0] else context.nodes[item.tier]
-    rule = ExitRule(item.exit.kind, item.exit.threshold) if item.exit else None
+    rule = ExitRule(item.exit.kind, item.exit.threshold, item.exit.calibrated) if item.exit else None
     return Step(node, model.name, start, stop, item.codec, rule)

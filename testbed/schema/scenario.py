@@ -13,10 +13,14 @@ POLICY_NAME = r"^[a-z0-9][a-z0-9_.-]{0,39}$"
 
 
 class ExitRule(Strict):
-    """When an early exit may answer: confidence of the exit head against a threshold."""
+    """When an early exit may answer: confidence of the exit head against a threshold.
+
+    `calibrated`: the confidence is that of the logits divided by the exit's temperature in the catalogue.
+    """
 
     kind: Literal["max_probability", "entropy"] = "max_probability"
     threshold: float = Field(ge=0)
+    calibrated: bool = False
 
 
 class StepSpec(Strict):
@@ -39,6 +43,7 @@ class PlanSpec(Strict):
     exit: str | None = None
     threshold: float | None = Field(None, ge=0)
     rule: Literal["max_probability", "entropy"] = "max_probability"
+    calibrated: bool = False
     head: str | None = None
     tail: str | None = None
     codec: str = "raw"
@@ -57,6 +62,8 @@ class PlanSpec(Strict):
             raise ValueError("steps: go with plan: steps, and only with it|write plan: steps and list the steps")
         if self.plan != "early-exit" and self.threshold is not None:
             raise ValueError("threshold: belongs to plan: early-exit|remove it, or change the plan")
+        if self.plan != "early-exit" and self.calibrated:
+            raise ValueError("calibrated: belongs to plan: early-exit|remove it, or change the plan")
         if self.plan != "split" and self.at is not None:
             raise ValueError("at: belongs to plan: split|remove it, or change the plan")
         return self

@@ -200,7 +200,8 @@ class Worker:
             made = loaded.step(job.tensor, *step)
         else:
             made = run_step(TorchRun(loaded.model, job.tensor), loaded.info, *step)
-        confidence = None if made.exit_id is None else max_probability(made.output)
+        confidence = None if made.exit_id is None else max_probability(
+            job.rule.scaled(made.output, job.loaded.info.exit_after[made.stop - 1].temperature))
         service_s = self.profile.service_time_s(loaded.info, job.start, made.stop, made.heads)
         service_ns, overrun_ns = None, 0
         if service_s is not None:

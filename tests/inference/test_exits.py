@@ -36,3 +36,15 @@ def test_rules(kind: str, threshold: float, fires: bool) -> None:
 def test_wrong_rules_are_refused(value: object) -> None:
     with pytest.raises(ValueError, match="exit rule"):
         ExitRule.parse(value)
+
+
+def test_a_calibrated_rule_looks_at_logits_divided_by_the_temperature() -> None:
+    logits = logits_of(0.7, 0.2, 0.1)
+    sharp = logits * np.float32(3)  # an over-confident exit whose temperature is 3
+    plain, calibrated = ExitRule("max_probability", 0.8), ExitRule("max_probability", 0.8, calibrated=True)
+    assert plain.fires(sharp, 3.0) and not calibrated.fires(sharp, 3.0)
+    assert ExitRule("max_probability", 0.7 - 1e-5, calibrated=True).fires(sharp, 3.0)  # 0.7 again, and not more
+    assert not ExitRule("max_probability", 0.7 + 1e-5, calibrated=True).fires(sharp, 3.0)
+    assert ExitRule.parse(calibrated.to_json()) == calibrated and ExitRule.parse(plain.to_json()) == plain
+    with pytest.raises(ValueError, match="calibrated"):
+        ExitRule.parse({"kind": "entropy", "threshold": 0.1, "calibrated": "yes"})
