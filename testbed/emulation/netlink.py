@@ -104,8 +104,13 @@ def fixed_message(
     if rate_bytes is None:
         rate_bytes = 0xFFFFFFFF
     if burst_bytes is None:  # the header: a packet that was cut from a segment must fit, too
-        burst_bytes = mtu + ETHERNET_HEADER_BYTES + rate_bytes // 500
+        burst_bytes = bucket_bytes(rate_bytes, mtu)
     return tbf_message(ifindex, limit=limit, rate_bytes=rate_bytes, burst_bytes=burst_bytes, ip_bytes=ip_bytes)
+
+
+def bucket_bytes(rate_bytes: int, mtu: int) -> int:
+    """Bucket of a fixed rate: one frame and 2 ms of the rate."""
+    return mtu + ETHERNET_HEADER_BYTES + rate_bytes // 500
 
 
 def closed_message(ifindex: int, limit: int, mtu: int, ip_bytes: bool) -> bytes:

@@ -40,7 +40,8 @@ def report_html(groups: Sequence[Group], *, static: bool = True) -> str:
                                      lstrip_blocks=True)
     template = environment.from_string(_asset("report.html.j2"))
     return template.render(
-        prediction=prediction_section((group.policy, group.sweep_point, group.trials) for group in groups), data=data, css=_asset("report.css"), scripts=_asset("charts.js") + _asset("report.js"),
+        prediction=prediction_section((group.policy, group.sweep_point, group.trials) for group in groups),
+        data=data, css=_asset("report.css"), scripts=_asset("charts.js") + _asset("report.js"),
         payload=_script_json(data["figures"]),
         static=static_pictures(data["figures"]) if static else {}, now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
