@@ -60,5 +60,29 @@ def test_wrong_profiles(tmp_path: Path, text: str) -> None:
 
 
 def test_an_unknown_profile_names_those_that_exist() -> None:
-    with pytest.raises(InputError, match="use one of real, cloud-server, edge-server, raspberry-pi-4"):
+    with pytest.raises(InputError, match="use one of real, a100-server, cloud-server, edge-server, .*raspberry-pi-4"):
         load_profile("abacus", PROFILES)
+
+
+def test_a_floor_counts_per_stage_and_below_it_only(tmp_path: Path) -> None:
+    """A GPU's stage takes its launch or its work, whichever is longer: with a floor between the stages' times, some of both."""
+    profile = load_profile(write(tmp_path, "slowdown: 2\nfloor: 0.9ms\n"), tmp_path)
+    times = [2 * s.reference_time_s for s in INFO.stages]
+    assert min(times) < 0.0009 < max(times)
+    assert profile.service_time_s(INFO, 0, 5) == pytest.approx(sum(max(t, 0.0009) for t in times))
+    assert profile.service_time_s(INFO, 0, 2) + profile.service_time_s(INFO, 2, 5) == pytest.approx(  # type: ignore[operator]
+        profile.service_time_s(INFO, 0, 5))
+
+
+def test_heads_and_spreads(tmp_path: Path) -> None:
+    text = ("table: {digits_branchy: {'0:3': {median: 30ms, p5: 29ms, p95: 40ms, cv: 0.1}}}\nslowdown: 10\n"
+            "heads: {digits_branchy: {early: 2ms}}\n")
+    profile = load_profile(write(tmp_path, text), tmp_path)
+    assert profile.service_time_s(INFO, 0, 3, (2,)) == pytest.approx(0.032)
+    assert profile.service_time_s(INFO, 3, 5, (4,)) == pytest.approx(10 * INFO.reference_time_s(3, 5))
+
+
+def test_a_profile_without_a_time_for_some_stage_does_not_fit_the_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no time for stages 3:4"):
+        load_profile(write(tmp_path, "table: {digits_branchy: {'0:1': 1ms, '1:2': 1ms, '2:3': 1ms}}\n"), tmp_path).check(INFO)
+    load_profile("t4-server", PROFILES).check(INFO)
