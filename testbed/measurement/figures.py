@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from testbed.measurement.atomic import write_text_atomic
 from testbed.measurement.figure_data import figure_data
 from testbed.measurement.summary import Group, group_trials
 from testbed.measurement.trial import load_run
@@ -28,7 +29,7 @@ FIGURE_STYLE: Any = {
 
 
 def save_figures(run_dir: str | Path, *, groups: Sequence[Group] | None = None) -> list[Path]:
-    """Write every figure to `<run>/figures/` as SVG and PNG; returns the paths."""
+    """Write every figure to `<run>/figures/` as SVG and PNG, and a page that shows them; returns the figures' paths."""
     import matplotlib  # heavy: only needed when figures are asked for
 
     evaluated = list(groups) if groups is not None else group_trials(load_run(run_dir))
@@ -52,7 +53,20 @@ def save_figures(run_dir: str | Path, *, groups: Sequence[Group] | None = None) 
                 metadata = {"Date": None} if suffix == "svg" else None  # the same run gives the same file
                 figure.savefig(path, dpi=180, metadata=metadata)
                 paths.append(path)
+    write_text_atomic(folder / "index.html", _gallery(drawings))
     return paths
+
+
+def _gallery(names: Iterable[str]) -> str:
+    """A page beside the files that shows each figure and links to both kinds."""
+    shown = "".join(f'<figure><a href="{name}.svg"><img src="{name}.svg" alt="{name}"></a><figcaption>{name.replace("_", " ")}: '
+                    f'<a href="{name}.svg">SVG</a>, <a href="{name}.png">PNG</a></figcaption></figure>\n' for name in names)
+    style = ("body{font:15px/1.5 system-ui,sans-serif;margin:24px;background:Canvas;color:CanvasText;color-scheme:light dark}"
+             "main{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,420px),1fr));gap:16px}"
+             "figure{margin:0}img{width:100%;background:#fff;border-radius:8px}")
+    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, '
+            f'initial-scale=1"><link rel="icon" href="data:,"><title>Figures</title><style>{style}</style></head>\n'
+            f"<body><h1>Figures</h1><main>\n{shown}</main></body></html>\n")
 
 
 def static_pictures(data: Mapping[str, Any]) -> dict[str, str]:
@@ -125,7 +139,8 @@ def _tradeoff(figure: Any, data: Mapping[str, Any]) -> None:
     if len(front) > 1:
         axes.plot(*zip(*front, strict=True), color="#8a94a0", lw=1, ls=":", zorder=1)
     most = max((t["bytes"] or 0.0 for t in data["tradeoff"]), default=0.0) or 1.0
-    for series, t in zip(data["series"], data["tradeoff"], strict=True):
+    large_first = sorted(zip(data["series"], data["tradeoff"], strict=True), key=lambda pair: -(pair[1]["bytes"] or 0.0))
+    for series, t in large_first:
         if t["acc"] is None or t["p50"] is None:
             continue
         color = _SERIES[series["color"] % len(_SERIES)]
@@ -137,8 +152,12 @@ def _tradeoff(figure: Any, data: Mapping[str, Any]) -> None:
         size = 5 + 9 * ((t["bytes"] or 0.0) / most) ** 0.5
         axes.plot(t["p50"], t["acc"] * 100, "o", ms=size, color=color, label=series["label"] + hit,
                   markeredgecolor=_INK if t["front"] else color, markerfacecolor=color if t["front"] else color + "55")
+    reach = [t["p95"] or t["p50"] for t in data["tradeoff"] if t["p50"]]
+    wide = bool(reach) and max(reach) > 5 * min(t["p50"] for t in data["tradeoff"] if t["p50"])
+    if wide:
+        axes.set_xscale("log")
     axes.set(xlabel="latency (ms): median, line to p95; area: bytes sent up; dark rim: Pareto front",
-             ylabel="accuracy (%), 95% interval", xlim=(0, None))
+             ylabel="accuracy (%), 95% interval", xlim=(None if wide else 0, None))
     figure.legend(loc="outside upper center", ncols=2, fontsize=8)
 
 

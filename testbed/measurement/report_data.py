@@ -17,6 +17,9 @@ from testbed.measurement.summary import Group, verdict
 from testbed.measurement.trial import Trial
 from testbed.measurement.validity import STATES, validity_of, worst_checks
 
+_SHOWN = ("accuracy", "latency_mean", "latency_p50", "latency_p95", "latency_p99", "deadline_hit", "correct_in_time", "bytes_up",
+          "bytes_down", "offload")  # columns of the table
+
 
 def report_data(groups: Sequence[Group]) -> dict[str, Any]:
     """Collect everything that the template needs from evaluated groups."""
@@ -33,6 +36,7 @@ def report_data(groups: Sequence[Group]) -> dict[str, Any]:
         "trials": [_trial(trial) for trial in trials],
         "headline": _headline(trials),
         "table": [_row(group) for group in groups],
+        "missing": _missing(groups),
         "exits": any(len(group.family("exit_share")) > 1 for group in groups),
         "calibration": _calibration(trials),
         "node_calibration": _node_calibration(trials),
@@ -62,19 +66,28 @@ def _row(group: Group) -> dict[str, Any]:
     def cell(name: str, unit: str | None = None) -> dict[str, str]:
         estimate = group.get(name)
         if estimate is None:
-            return {"value": "-", "interval": "", "note": ""}
+            return {"value": "-", "interval": "", "note": "", "missing": ""}
         return {"value": fmt.quantity(estimate.value, unit or estimate.unit), "interval": _interval(estimate),
-                "note": estimate.note}
+                "note": estimate.note, "missing": estimate.note.partition(":")[0] if ":" in estimate.note else ""}
 
     return {
         "policy": group.policy, "point": point_label(group), "repeats": len(group.trials),
         "verdict": verdict(group.trials),
         "requests": f"{group.value('requests') or 0:.0f}", "failed": f"{group.value('failed') or 0:.0f}",
         "exits": [(name, fmt.share(value)) for name, value in group.family("exit_share").items()],
-        **{name: cell(name) for name in ("accuracy", "latency_p50", "latency_p95", "latency_p99", "latency_max",
-                                         "deadline_hit", "correct_in_time", "bytes_up", "bytes_down", "offload",
-                                         "unaccounted_max")},
+        **{name: cell(name) for name in _SHOWN},
     }
+
+
+def _missing(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
+    """Reasons for blank cells of the table, each with the plans and metrics that it concerns."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for group in groups:
+        for estimate in group.estimates:
+            kind, _, reason = estimate.note.partition(": ")
+            if estimate.metric in _SHOWN and kind in ("blank", "no interval"):
+                found.setdefault(reason, {}).setdefault(group.label, []).append(estimate.metric)
+    return [(reason, [f"{label} ({', '.join(names)})" for label, names in places.items()]) for reason, places in found.items()]
 
 
 def _interval(estimate: Estimate) -> str:

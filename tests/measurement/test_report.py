@@ -51,12 +51,13 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(pristine_run) -> Page:
-    return Page(report_html(group_trials(load_run(pristine_run))))
+    return Page(report_html(group_trials(load_run(pristine_run)), static=False))
 
 
 def test_offline(pristine_run, page):
     assert page.fetches == ["data:,"]  # the empty icon, so that browsers do not ask for one
     text = report_html(group_trials(load_run(pristine_run)))
+    assert text.count("<noscript><div") == 5  # every figure but single requests and the sweep also stands still
     assert set(re.findall(r"https?://[^\s\"'<)]+", text)) <= {"http://www.w3.org/2000/svg"}  # a name, not an address
     assert "@import" not in text and "url(http" not in text and "fetch(" not in text
 
@@ -64,7 +65,7 @@ def test_offline(pristine_run, page):
 def test_verdict_first_then_everything_else(page):
     words = " ".join(" ".join(page.words).split())
     order = ["VALID", "Every check", "Results per plan", "Latency distribution", "Where the time went",
-             "Accuracy against latency", "Exits and deadlines", "Bandwidth and latency over time", "Calibration",
+             "Accuracy, latency and bytes", "Exits and deadlines", "Bandwidth and latency over time", "Single requests", "Calibration",
              "How it was made", "Glossary"]
     places = [words.index(title) for title in order]
     assert places == sorted(places)
@@ -84,7 +85,7 @@ def test_hostile_names_stay_text(tmp_path):
     trial = make_trial(tmp_path / "x" / "0", "split", requests_per_device=12)
     evil = "</script><script>alert(1)</script>"
     edit_json(trial / "manifest.json", lambda m: m.update(policy=evil, scenario=evil))
-    page = Page(report_html(group_trials([load_trial(trial)])))
+    page = Page(report_html(group_trials([load_trial(trial)]), static=False))
     assert len(page.scripts) == 3  # style, data, program: none was added
     assert json.loads(page.scripts[1])["series"][0]["label"] == evil
 

@@ -139,7 +139,8 @@
     const ys = shown.flatMap((i) => [D.tradeoff[i].lo ?? D.tradeoff[i].acc, D.tradeoff[i].hi ?? D.tradeoff[i].acc]);
     const pad = Math.max(0.01, (Math.max(...ys) - Math.min(...ys)) * 0.12);
     const y = scale(Math.max(0, Math.min(...ys) - pad), Math.min(1, Math.max(...ys) + pad), H - m.b, m.t);
-    const x = scale(0, Math.max(...shown.map((i) => D.tradeoff[i].p95 ?? D.tradeoff[i].p50)) * 1.05, m.l, W - m.r);
+    const nearest = Math.min(...shown.map((i) => D.tradeoff[i].p50)), wide = Math.max(...shown.map((i) => D.tradeoff[i].p95 ?? D.tradeoff[i].p50)) > 5 * nearest && nearest > 0;
+    const x = scale(wide ? nearest * 0.7 : 0, Math.max(...shown.map((i) => D.tradeoff[i].p95 ?? D.tradeoff[i].p50)) * 1.05, m.l, W - m.r, wide);
     const most = Math.max(1, ...shown.map((i) => D.tradeoff[i].bytes ?? 0)), radius = (t) => 5 + 11 * Math.sqrt((t.bytes ?? 0) / most);
     const front = shown.filter((i) => D.tradeoff[i].front).sort((a, b) => D.tradeoff[a].p50 - D.tradeoff[b].p50);
     axisY(root, y, m.l, W - m.r, { format: (v) => parseFloat((v * 100).toFixed(1)) + "%", count: 5 });
@@ -156,7 +157,7 @@
     }
     place(labels, m.t, H - m.b - 8);
     const dots = [];
-    for (const l of labels) {
+    for (const l of labels.sort((a, b) => (D.tradeoff[b.i].bytes ?? 0) - (D.tradeoff[a.i].bytes ?? 0))) {  // small ones on top
       const s = D.series[l.i], t = D.tradeoff[l.i], dot = svg("circle", { cx: l.cx, cy: l.cy, r: radius(t), style: t.front ? `fill:${color(s)};stroke:var(--ink)` : `fill:${color(s)};fill-opacity:.35;stroke:${color(s)}`, "stroke-width": 1.6 });
       dot.addEventListener("pointermove", (event) => figure.show(event, label(s), [
         { name: "accuracy", value: percent(t.acc) }, { name: "95% interval", value: t.lo === null ? "-" : `${percent(t.lo)} – ${percent(t.hi)}` },
