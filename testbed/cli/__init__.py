@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "export": ("testbed.cli.export", "app", "Pack a run into one archive: tables, manifests, report, content."),
     "init": ("testbed.cli.init", "app", "Write an editable copy of the shipped content."),
     "compare": ("testbed.cli.compare", "app", "Difference between two policies on the same requests."),
+    "shell": ("testbed.cli.shell", "app", "Build a network with its nodes running, and take commands."),
+    "topo": ("testbed.cli.topo", "app", "Draw a topology in the terminal and as SVG."),
     "doctor": ("testbed.cli.doctor", "app", "Say what this machine can do and what will be used."),
     "models": ("testbed.cli.models", "app", "List and train the models of the catalogue."),
     "profile": ("testbed.cli.profile", "app", "Measure a compute profile on this machine."),

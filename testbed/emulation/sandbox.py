@@ -116,6 +116,7 @@ class Sandbox:
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
+        stdin: int | IO[bytes] | None = None,
         stdout: int | IO[bytes] | IO[str] | None = None,
         stderr: int | IO[bytes] | IO[str] | None = None,
         cwd: str | os.PathLike[str] | None = None,
@@ -144,6 +145,7 @@ class Sandbox:
             process = subprocess.Popen(
                 [sys.executable, "-m", "testbed.emulation.sandbox", str(job_fd)],
                 env={**os.environ, "PYTHONPATH": source_root},
+                stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,
                 cwd=cwd,

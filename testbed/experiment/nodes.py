@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -109,14 +110,18 @@ class NodeSet:
                   tuple(sorted(models | set(self._models()))), walks_of(plans), tuple(sorted(every_cut)))
         return fill_in_process(job, self.work)
 
-    def start(self, network: Network) -> None:
-        """Start every program and wait until all are ready. Raises EmulationError with the log's last lines."""
+    def start(self, network: Network, names: Sequence[str] | None = None) -> None:
+        """Start every program (or those of `names`) and wait until all are ready.
+
+        Raises EmulationError with the log's last lines.
+        """
         self._network = network
-        for node in self.topology.node_names:
+        names = self.topology.node_names if names is None else names
+        for node in names:
             config = self._device_config(node) if node in self.trial.devices else self._node_config(node)
             write_json_atomic(self._config_file(node), config)
             self._launch(node)
-        for node in self.topology.node_names:
+        for node in names:
             self.wait_ready(node)
 
     def wait_ready(self, node: str, timeout_s: float = READY_TIMEOUT_S) -> None:
