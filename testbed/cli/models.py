@@ -14,12 +14,14 @@ from rich.table import Table
 
 from testbed.cli.codecs import codecs, train_bottleneck
 from testbed.cli.cuts import cuts
+from testbed.cli.exits import exits
 from testbed.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   help="List and train the models of the catalogue.")
 
 app.command("cuts")(cuts)
+app.command("exits")(exits)
 app.command("codecs")(codecs)
 app.command("train-bottleneck")(train_bottleneck)
 
