@@ -16,6 +16,7 @@ import logging
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 DIGEST_BYTES = 16
 LIMIT_BYTES = 8 * 2**30  # of all stores together; the ones not used for longest go first
+IN_USE_S = 3600.0  # a store that was filled this recently may serve a trial that runs
 _FORMAT = 1
 _BUSY_S = 20.0
 _LOG = logging.getLogger("testbed.memo")
@@ -342,14 +344,17 @@ def outputs_folder() -> Path:
 
 
 def make_room(folder: Path, keep: set[Path], limit_bytes: int = LIMIT_BYTES) -> list[Path]:
-    """Remove the stores that were not used for longest until all fit into the limit, never those to `keep`."""
+    """Remove the stores that were not used for longest until all fit into the limit.
+
+    Those to `keep` stay, and those that another trial may be using now.
+    """
     stores = sorted((p for p in folder.glob("*.sqlite")), key=lambda p: p.stat().st_mtime)
     total = sum(MemoStore(p).size_bytes for p in stores)
     gone = []
     for path in stores:
         if total <= limit_bytes:
             break
-        if path in keep:
+        if path in keep or time.time() - path.stat().st_mtime < IN_USE_S:
             continue
         total -= MemoStore(path).size_bytes
         for suffix in ("", "-wal", "-shm"):

@@ -194,10 +194,11 @@ def test_a_file_that_is_no_store_answers_nothing_and_can_be_replaced(tmp_path: P
 
 
 def test_room_is_made_of_what_was_not_used_for_longest(tmp_path: Path) -> None:
-    for name, age in (("old", 300), ("older", 600), ("new", 0)):
+    for name, hours in (("oldest", 9), ("old", 5), ("older", 7), ("now", 0)):
         path = tmp_path / f"{name}.sqlite"
         path.write_bytes(bytes(1000))
-        then = time.time() - age
+        then = time.time() - 3600 * hours
         os.utime(path, (then, then))
-    assert make_room(tmp_path, {tmp_path / "older.sqlite"}, limit_bytes=2000) == [tmp_path / "old.sqlite"]
-    assert sorted(p.stem for p in tmp_path.glob("*.sqlite")) == ["new", "older"]
+    assert make_room(tmp_path, {tmp_path / "oldest.sqlite"}, limit_bytes=3000) == [tmp_path / "older.sqlite"]
+    assert make_room(tmp_path, {tmp_path / "oldest.sqlite"}, limit_bytes=0) == [tmp_path / "old.sqlite"]
+    assert sorted(p.stem for p in tmp_path.glob("*.sqlite")) == ["now", "oldest"]  # to be kept; in use a moment ago
