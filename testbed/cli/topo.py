@@ -71,8 +71,8 @@ def describe(direction: Any) -> str:
         parts.append("loss")
     queue = direction.queue
     if queue is not None:
-        limit = f"{queue.packets} packets" if queue.packets else f"{queue.bytes} bytes" if queue.bytes else f"{queue.time * 1e3:g} ms"
-        parts.append(f"queue {limit}")
+        sizes = ((queue.packets, "packets"), (queue.bytes, "bytes"), (None if queue.time is None else queue.time * 1e3, "ms"))
+        parts += [f"queue {size:g} {unit}" for size, unit in sizes if size is not None]
     return ", ".join(parts)
 
 
@@ -116,9 +116,9 @@ def svg_drawing(topology: Any) -> str:
             text = f"{link.between[0]}-{link.between[1]} {which}: {describe(link.direction(which))}"
             parts.append(f'<text x="20" y="{y:g}" class="legend">{escape(text)}</text>')
             y += 20
-    total = 60 * 2 + (len(topology.tiers) - 1) * column + width
+    total = max(560, 60 * 2 + (len(topology.tiers) - 1) * column + width)
     body = "\n".join(parts)
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(total, 560)} {y:g}" width="{max(total, 560)}" height="{y:g}">
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {y:g}" width="{total}" height="{y:g}">
 <style>
 text {{ font: 13px sans-serif; fill: #222 }} .tier {{ font-weight: bold; text-anchor: middle }}
 .about, .legend {{ font-size: 11px; fill: #555 }} .about, .node {{ text-anchor: middle }}

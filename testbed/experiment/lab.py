@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import termios
@@ -226,20 +227,35 @@ class LabCLI(CLI):  # type: ignore[misc]  # Mininet has no types
         sys.stdout.flush()
 
 
-def _own_terminal() -> None:
-    """Make the terminal on standard input this session's own, so that Ctrl-C reaches the command that runs."""
-    if os.isatty(0):
-        os.setsid()
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+def _lead_session() -> None:
+    """Make the terminal on standard input this session's own; a child goes on, and we end with its exit code."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    child = os.fork()
+    if child:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255)
+
+
+def _to_foreground() -> None:
+    """Leave the process group of the links' helpers, so that Ctrl-C reaches the command line and not them."""
+    os.setpgid(0, 0)
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    os.tcsetpgrp(0, os.getpid())
+    signal.signal(signal.SIGTTOU, before)
 
 
 def main(argv: Sequence[str]) -> int:
     """Entry point: build, take commands until the end, and leave."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _own_terminal()
+    terminal = os.isatty(0)
+    if terminal:
+        _lead_session()
     folder = Path(argv[0])
     try:
         with Lab(folder) as lab:
+            if terminal:
+                _to_foreground()
             print(f"{len(lab.scenario.topology.node_names)} nodes, {len(lab.network.links)} links; `help` lists the commands, "
                   "`exit` ends. Ours: link, links, fail, heal, infer", flush=True)
             LabCLI(lab)
