@@ -65,6 +65,9 @@ def cuts(name: Annotated[str, typer.Argument(help="a model of the catalogue, or 
 
         found = load_catalogue(catalogue)
         info = found[name]
+        if graph and info.storage == "torch-int8":
+            raise InputError("computes in 8 bits within its stages: only between them are tensors float32", key="--graph",
+                             value=name, remedy="leave --graph away, or list the cuts of its float32 form")
         model = load_model(found, name).model if graph or measure else None
     if graph and model is not None:
         model = _traced(model, name)
@@ -73,7 +76,7 @@ def cuts(name: Annotated[str, typer.Argument(help="a model of the catalogue, or 
         rows = _rows_of_entry(info)
         where = f"{info.reference.get('machine', 'reference machine')} (from the catalogue)"
     else:
-        rows, uncut = _rows_of_model(model)
+        rows, uncut = _rows_of_model(model, None if info is None or graph else [s.macs for s in info.stages])
     _print(f"{name}; one thread of {where}", rows, uncut)
     if output is not None:
         _write(rows, output)
@@ -125,8 +128,8 @@ def _rows_of_entry(info: ModelInfo) -> list[Row]:
                  {e.after + 1: f"exit {e.name}" for e in info.exits})
 
 
-def _rows_of_model(model: StagedModel) -> tuple[list[Row], list[str]]:
-    """Rows with the times of now, and the places that are no cuts, with the reason."""
+def _rows_of_model(model: StagedModel, macs: list[int] | None) -> tuple[list[Row], list[str]]:
+    """Rows with the times of now, and the places that are no cuts, with the reason. `macs` of the stages, where known."""
     import torch
 
     from testbed.inference.describe import measure
@@ -140,11 +143,12 @@ def _rows_of_model(model: StagedModel) -> tuple[list[Row], list[str]]:
         rows = _rows(model.stage_names, shapes, model.macs(), cut_times_s(model), notes,
                      live, [cut.after for cut in model.cuts])
         return rows, [f"no cut after {u.after}: {u.why}" for u in model.uncut]
-    macs, x = [], torch.zeros(1, *model.input_shape)
-    with torch.inference_mode():
-        for stage in model.stages:
-            macs.append(count_macs(stage, x))
-            x = stage(x)
+    if macs is None:
+        macs, x = [], torch.zeros(1, *model.input_shape)
+        with torch.inference_mode():
+            for stage in model.stages:
+                macs.append(count_macs(stage, x))
+                x = stage(x)
     exits = {after + 1: f"exit {name}" for after, name in model.exits.items()}
     return _rows(model.stage_names, shapes, macs, _sums(measure(model)[0]), exits), []
 

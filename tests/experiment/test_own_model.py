@@ -89,7 +89,7 @@ def test_a_strangers_model_is_cut_at_every_edge_and_run_over_the_network(scenari
         requests, hops = pd.read_csv(folder / "requests.csv"), pd.read_csv(folder / "hops.csv")
         assert len(requests) == 4 and (requests["status"] == "ok").all(), requests["error_type"]
         with torch.inference_mode():
-            expected = net(frames[requests["sample_index"].to_numpy()]).argmax(1)
+            expected = net(frames[requests["sample_index"].tolist()]).argmax(1)
         assert requests["prediction"].tolist() == expected.tolist(), cut
         up = hops[(hops["src_node"] == "device1") & (hops["dst_node"] == "edge1")]
         seen.append(cut)
