@@ -66,8 +66,9 @@ def _hash(*parts: bytes | memoryview) -> bytes:
 
 def model_key(info: ModelInfo, catalogue: Path) -> str:
     """Identity of a model's outputs: weights, the builder's code, stages, and the torch that computes them."""
-    about = {"format": _FORMAT, "weights": info.sha256, "builder": info.builder,
-             "code": _code_sha256(info.builder.rpartition(":")[0], catalogue),
+    place, _, function = info.builder.rpartition(":")
+    about = {"format": _FORMAT, "weights": info.sha256, "code": _code_sha256(place, catalogue),
+             "builder": function if place.endswith(".py") else info.builder,  # a file may lie anywhere
              "stages": [[s.name, *s.shape] for s in info.stages], "exits": [[e.name, e.after] for e in info.exits],
              "torch": importlib.metadata.version("torch")}
     return _hash(json.dumps(about, sort_keys=True).encode()).hex()
