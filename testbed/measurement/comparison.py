@@ -23,6 +23,7 @@ from testbed.measurement.stats import (
     samples_needed,
     share_interval,
     too_few_samples,
+    unit_correlation,
     units_of,
 )
 from testbed.measurement.summary import Group
@@ -140,7 +141,7 @@ def _effect(metric: Metric, pairs: Pairs, units: tuple[Units, Units], seed: int)
     a, b = float(x.mean()), float(y.mean())
     if metric.unit == "share" and np.isin(x, (0.0, 1.0)).all() and np.isin(y, (0.0, 1.0)).all():
         found = difference_interval(a, share_interval(x, unit_x), b, share_interval(y, unit_y),
-                                    _correlation(x, y) if pairs.paired else 0.0)
+                                    unit_correlation(x, y, unit_x) if pairs.paired else 0.0)
         if not pairs.paired:
             return _made(metric, a, b, found, count)
         only_a, only_b = int(((x == 1) & (y == 0)).sum()), int(((x == 0) & (y == 1)).sum())
@@ -159,8 +160,8 @@ def _quantile_effect(metric: Metric, x: FloatArray, y: FloatArray, units: tuple[
     if count < samples_needed(q):
         return Effect(metric.name, metric.unit, None, None, None, None, None, count, f"blank: {too_few_samples(count, q)}")
     a, b = (float(np.sort(v)[int(np.ceil(q * len(v))) - 1]) for v in (x, y))
-    # of the two shares below their own percentile, request by request
-    alike = _correlation((x <= a).astype("float64"), (y <= b).astype("float64")) if paired else 0.0
+    # of the two shares below their own percentile
+    alike = unit_correlation((x <= a).astype("float64"), (y <= b).astype("float64"), units[0]) if paired else 0.0
     found = difference_interval(a, quantile_interval(x, q, units[0]), b, quantile_interval(y, q, units[1]), alike)
     return _made(metric, a, b, found, count)
 
@@ -169,10 +170,3 @@ def _made(metric: Metric, a: float, b: float, found: Interval, count: int, only_
           only_b: int | None = None, p_value: float | None = None) -> Effect:
     note = f"no interval: {found.reason}" if found.reason else ""
     return Effect(metric.name, metric.unit, a, b, b - a, found.low, found.high, count, note, only_a, only_b, p_value)
-
-
-def _correlation(x: FloatArray, y: FloatArray) -> float:
-    """Pearson's r; 0 where one side never varies."""
-    if x.std() == 0 or y.std() == 0:
-        return 0.0
-    return float(np.clip(np.corrcoef(x, y)[0, 1], -1.0, 1.0))

@@ -184,6 +184,13 @@ def difference_interval(a: float, of_a: Interval, b: float, of_b: Interval, corr
     return Interval(b - a - reach(b - of_b.low, of_a.high - a), b - a + reach(of_b.high - b, a - of_a.low))
 
 
+def unit_correlation(x: FloatArray, y: FloatArray, units: Units) -> float:
+    """Correlation, over the units, of the means of two series on the same requests, both (n,); 0 where one never varies."""
+    a, b = _sums(x - x.mean(), units.unit), _sums(y - y.mean(), units.unit)
+    power = math.sqrt(float(a @ a) * float(b @ b))
+    return float(np.clip(float(a @ b) / power, -1.0, 1.0)) if power > 1e-12 else 0.0
+
+
 def _too_few(values: FloatArray, units: Units, needed: int) -> str:
     """Why there can be no interval, or an empty text."""
     count = len(np.unique(units.unit))
