@@ -32,6 +32,7 @@ COMPARED = ("latency_mean", "latency_p50", "latency_p95", "latency_p99", "accura
             "bytes_up", "bytes_down")
 FAILED = Metric("failed_share", "share", "requests that failed or were dropped / all requests", "mean",
                 lambda f: (~f["ok"]).astype("float64"))
+PAIR_MEDIAN = "latency_pair_median"  # median over requests of B's latency minus A's
 OTHER = "everything else"
 FloatArray = npt.NDArray[np.float64]
 
@@ -94,6 +95,8 @@ def compare(a: Group, b: Group, *, paired: bool = True, names: tuple[str, str] |
     units = tuple(units_of(frame["trial"].to_numpy("int64")) for frame in (pairs.a, pairs.b))
     chosen = [metric for name in COMPARED for metric in METRICS if metric.name == name]
     effects = [_effect(metric, pairs, (units[0], units[1]), seed) for metric in (*chosen, FAILED)]
+    if paired:
+        effects.insert(1, _pair_median(pairs, units[0]))
     tiers = [_effect(_component(name, columns), pairs, (units[0], units[1]), seed)
              for name, columns in tier_parts(pairs, a.trials[0].tiers).items()]
     left, right = names or (a.label, b.label)
@@ -164,6 +167,18 @@ def _quantile_effect(metric: Metric, x: FloatArray, y: FloatArray, units: tuple[
     alike = unit_correlation((x <= a).astype("float64"), (y <= b).astype("float64"), units[0]) if paired else 0.0
     found = difference_interval(a, quantile_interval(x, q, units[0]), b, quantile_interval(y, q, units[1]), alike)
     return _made(metric, a, b, found, count)
+
+
+def _pair_median(pairs: Pairs, units: Units) -> Effect:
+    apart = (pairs.b["latency_s"] - pairs.a["latency_s"]).where(pairs.a["ok"] & pairs.b["ok"]).to_numpy("float64")
+    used = np.isfinite(apart)
+    count = int(used.sum())
+    if count < samples_needed(0.5):
+        return Effect(PAIR_MEDIAN, "s", None, None, None, None, None, count, f"blank: {too_few_samples(count, 0.5)}")
+    middle = float(np.sort(apart[used])[int(np.ceil(0.5 * count)) - 1])
+    found = quantile_interval(apart[used], 0.5, units.take(used))
+    return Effect(PAIR_MEDIAN, "s", None, None, middle, found.low, found.high, count,
+                  f"no interval: {found.reason}" if found.reason else "")
 
 
 def _made(metric: Metric, a: float, b: float, found: Interval, count: int, only_a: int | None = None,

@@ -15,12 +15,13 @@ from rich.text import Text
 from testbed.errors import InputError
 from testbed.measurement import format as fmt
 from testbed.measurement.atomic import write_text_atomic
-from testbed.measurement.comparison import Comparison, Effect
+from testbed.measurement.comparison import PAIR_MEDIAN, Comparison, Effect
 from testbed.measurement.summary import verdict
 from testbed.measurement.validity import VALID
 
 _LABELS = {
-    "latency_mean": "mean latency", "latency_p50": "p50", "latency_p95": "p95", "latency_p99": "p99", "accuracy": "accuracy",
+    "latency_mean": "mean latency", PAIR_MEDIAN: "median of pairs",
+    "latency_p50": "p50", "latency_p95": "p95", "latency_p99": "p99", "accuracy": "accuracy",
     "deadline_hit": "in time", "correct_in_time": "correct in time", "bytes_up": "sent up", "bytes_down": "sent down",
     "failed_share": "failed",
 }
@@ -137,9 +138,9 @@ def notes(comparison: Comparison) -> dict[str, list[str]]:
 
 
 def scaled(effect: Effect, comparison: Comparison) -> tuple[float | None, float | None, float | None]:
-    """Difference, low, high on the axis of its row: relative to A; shares in themselves; tiers over A's mean latency."""
+    """Difference, low, high on the axis of its row: relative to A; shares in themselves; parts and pairs over A's mean."""
     raw = effect.difference, effect.low, effect.high
-    if effect in comparison.tiers:
+    if effect in comparison.tiers or effect.metric == PAIR_MEDIAN:
         whole = next((e.a for e in comparison.effects if e.metric == "latency_mean"), None)
         return (None, None, None) if not whole else tuple(None if x is None else x / whole for x in raw)  # type: ignore[return-value]
     return raw if effect.unit == "share" else effect.relative

@@ -48,6 +48,8 @@ def test_difference_is_that_of_the_pairs(found, pristine_run):
     pairs = (tables[1] - tables[0]).dropna()
     mean = by_name(found.effects)["latency_mean"]
     assert mean.n == len(pairs) == found.requests and mean.difference == pytest.approx(pairs.mean())
+    middle = by_name(found.effects)["latency_pair_median"]
+    assert middle.difference == pytest.approx(sorted(pairs)[(len(pairs) - 1) // 2]) and middle.low > 0
     assert mean.low < mean.difference < mean.high and mean.sign == 1  # the cloud is 40 ms further away
     assert mean.relative[0] == pytest.approx(pairs.mean() / tables[0].mean())
 
