@@ -7,6 +7,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import sys
 import tempfile
 import termios
@@ -51,6 +52,8 @@ def shell(
         raise InputError("a lab has no sweep", key="--set", value=next(iter(sweep)), remedy="give one value")
     first = load_topology(topology).tiers[-1].name
     catalogue = find_upwards(topology, CATALOGUE) or shipped_content() / CATALOGUE
+    for number in (signal.SIGTERM, signal.SIGHUP):  # end orderly: the terminal is set back, the sandbox goes with us
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     scratch = Path(tempfile.mkdtemp(prefix="testbed-shell-"))
     try:
         scenario = scratch / "shell.yaml"
