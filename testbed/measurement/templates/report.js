@@ -142,7 +142,10 @@
     const nearest = Math.min(...shown.map((i) => D.tradeoff[i].p50)), wide = Math.max(...shown.map((i) => D.tradeoff[i].p95 ?? D.tradeoff[i].p50)) > 5 * nearest && nearest > 0;
     const x = scale(wide ? nearest * 0.7 : 0, Math.max(...shown.map((i) => D.tradeoff[i].p95 ?? D.tradeoff[i].p50)) * 1.05, m.l, W - m.r, wide);
     const most = Math.max(1, ...shown.map((i) => D.tradeoff[i].bytes ?? 0)), radius = (t) => 5 + 11 * Math.sqrt((t.bytes ?? 0) / most);
-    const front = shown.filter((i) => D.tradeoff[i].front).sort((a, b) => D.tradeoff[a].p50 - D.tradeoff[b].p50);
+    const value = (i) => [D.tradeoff[i].acc, -D.tradeoff[i].p50, -(D.tradeoff[i].bytes ?? 0)];
+    const beats = (q, p) => q.every((v, k) => v >= p[k]) && q.some((v, k) => v > p[k]);
+    const unbeaten = new Set(shown.filter((i) => !shown.some((j) => beats(value(j), value(i)))));  // among what is shown now
+    const front = [...unbeaten].sort((a, b) => D.tradeoff[a].p50 - D.tradeoff[b].p50);
     axisY(root, y, m.l, W - m.r, { format: (v) => parseFloat((v * 100).toFixed(1)) + "%", count: 5 });
     axisX(root, x, H - m.b, { label: "latency (p50, line to p95)", format: msTick, count: W < 420 ? 4 : 6 });
     const labels = [];
@@ -158,11 +161,11 @@
     place(labels, m.t, H - m.b - 8);
     const dots = [];
     for (const l of labels.sort((a, b) => (D.tradeoff[b.i].bytes ?? 0) - (D.tradeoff[a.i].bytes ?? 0))) {  // small ones on top
-      const s = D.series[l.i], t = D.tradeoff[l.i], dot = svg("circle", { cx: l.cx, cy: l.cy, r: radius(t), style: t.front ? `fill:${color(s)};stroke:var(--ink)` : `fill:${color(s)};fill-opacity:.35;stroke:${color(s)}`, "stroke-width": 1.6 });
+      const s = D.series[l.i], t = D.tradeoff[l.i], dot = svg("circle", { cx: l.cx, cy: l.cy, r: radius(t), style: unbeaten.has(l.i) ? `fill:${color(s)};stroke:var(--ink)` : `fill:${color(s)};fill-opacity:.35;stroke:${color(s)}`, "stroke-width": 1.6 });
       dot.addEventListener("pointermove", (event) => figure.show(event, label(s), [
         { name: "accuracy", value: percent(t.acc) }, { name: "95% interval", value: t.lo === null ? "-" : `${percent(t.lo)} – ${percent(t.hi)}` },
         { name: "p50", value: msText(t.p50) }, { name: "p95", value: msText(t.p95) }, { name: "sent up", value: bytesText(t.bytes) }, { name: "in time", value: percent(t.deadline) },
-        { name: t.front ? "on the Pareto front" : "beaten by another plan", value: "", low: true }]));
+        { name: unbeaten.has(l.i) ? "on the Pareto front" : "beaten by another plan", value: "", low: true }]));
       dot.addEventListener("pointerleave", () => figure.hide());
       if (Math.abs(l.y - l.cy) > 20) root.append(svg("line", { x1: l.cx, x2: l.x - 2, y1: l.cy, y2: l.y, style: `stroke:${color(s)}`, "stroke-width": 1, opacity: .6 }));
       const text = svg("text", { x: l.x, y: l.y + 4, class: "strong", style: "paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin:round" }, l.text);
