@@ -151,6 +151,9 @@ class DelayLine:
             self._control.reply(ok=True)
         elif request["op"] == "counters":
             self._control.reply(**self._counters())
+        elif request["op"] == "forget":  # lateness is judged from here on
+            self._late, self._late_max_ns = [0] * _LATE_BINS, 0
+            self._control.reply(ok=True)
         elif request["op"] == "stop":
             self._control.reply(**self._counters())
             return False

@@ -216,8 +216,13 @@ class LinkFabric:
                 os.close(fd)
 
     def start_replay(self, start_ns: int) -> None:
-        """Let every trace stand at its offset at ``start_ns`` (CLOCK_MONOTONIC, `time.monotonic_ns`)."""
+        """Let every trace stand at its offset at ``start_ns`` (CLOCK_MONOTONIC, `time.monotonic_ns`).
+
+        The delay line's lateness is counted from here on: before it, programs start and links are saturated on purpose.
+        """
         self._ask("start", start_ns=start_ns)
+        if self._delay_line is not None:
+            self._delay_line.ask("forget")
 
     def pause(self) -> None:
         """Stop all traces where they are; their links hold what is queued and carry nothing."""

@@ -136,10 +136,10 @@ def delivered(inputs: Inputs, limit: float) -> Finding:
 
 
 def delay_line(inputs: Inputs, limit: float) -> Finding:
-    """p99 lateness of frames in the user-space delay line."""
+    """p99 lateness of frames in the user-space delay line, from the start of the load on."""
     late = (inputs.fabric.get("delay_line") or {}).get("late_p99_ns")
     if not isinstance(late, int | float):
-        return Finding(None, "no link uses the delay line (netem delays in the kernel), or it left no record")
+        return Finding(None, "no link uses the delay line (netem delays in the kernel), or no frame passed it under load")
     value = float(late) / 1e9
     return Finding(value, f"the delay line let frames go {_ms(value)} late at p99 (limit {_ms(limit)}); use fewer "
                           "links, more cores, or a kernel with netem")
