@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from testbed.measurement import format as fmt
 from testbed.measurement.components import component_order
 from testbed.measurement.pareto import pareto_front
 from testbed.measurement.records import MACHINE, latency_s
@@ -60,8 +61,8 @@ def component_style(name: str, tiers: Sequence[str]) -> dict[str, Any]:
 
 
 def point_label(group: Group) -> str:
-    """Swept values of a group on one line; empty without a sweep."""
-    return ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in group.sweep_point.items())
+    """Swept values of a group on one line, files by their name; empty without a sweep."""
+    return ", ".join(f"{key.rsplit('.', 1)[-1]}={fmt.swept(value)}" for key, value in group.sweep_point.items())
 
 
 def _answered(group: Group) -> FloatArray:

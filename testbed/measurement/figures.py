@@ -28,6 +28,9 @@ FIGURE_STYLE: Any = {
 }
 
 
+_FEW = 8  # series for which the standard height is enough
+
+
 def save_figures(run_dir: str | Path, *, groups: Sequence[Group] | None = None) -> list[Path]:
     """Write every figure to `<run>/figures/` as SVG and PNG, and a page that shows them; returns the figures' paths."""
     import matplotlib  # heavy: only needed when figures are asked for
@@ -46,7 +49,7 @@ def save_figures(run_dir: str | Path, *, groups: Sequence[Group] | None = None) 
     paths = []
     with matplotlib.rc_context(FIGURE_STYLE):
         for name, (draw, argument) in drawings.items():
-            figure = new_figure(6.6, 5.2 if argument is not None else 3.6)
+            figure = new_figure(6.6, _height(draw, len(data["series"])))
             draw(figure, data, *([] if argument is None else [argument]))
             for suffix in ("svg", "png"):
                 path = folder / f"{name}.{suffix}"
@@ -80,13 +83,21 @@ def static_pictures(data: Mapping[str, Any]) -> dict[str, str]:
     pictures = {}
     with matplotlib.rc_context(FIGURE_STYLE):
         for name, (draw, argument) in drawings.items():
-            figure = new_figure(6.6, 5.2 if argument is not None else 3.6)
+            figure = new_figure(6.6, _height(draw, len(data["series"])))
             draw(figure, data, *([] if argument is None else [argument]))
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
             text = buffer.getvalue()
             pictures[name] = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text[text.index("<svg"):])
     return pictures
+
+
+def _height(draw: Callable[..., None], series: int) -> float:
+    """Height in inches that leaves room for a bar, or a line of legend, per series beyond a few."""
+    more = max(0, series - _FEW)
+    if draw is _timeline:
+        return 5.2
+    return 3.6 + more * (0.3 if draw in (_breakdown, _exits) else 0.21)
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -110,7 +121,10 @@ def _cdf(figure: Any, data: Mapping[str, Any]) -> None:
         axes.annotate("deadline", (data["deadline_ms"], 1.0), xytext=(3, 3), textcoords="offset points", color=_INK)
     axes.set(xlabel="latency from the scheduled instant (ms)", ylabel="share of answered requests", ylim=(0, 1.06),
              xlim=(0, None))
-    axes.legend(loc="lower right")
+    if len(data["series"]) > _FEW:
+        figure.legend(loc="outside upper center", ncols=1, fontsize=8)
+    else:
+        axes.legend(loc="lower right")
 
 
 def _breakdown(figure: Any, data: Mapping[str, Any]) -> None:
@@ -158,7 +172,7 @@ def _tradeoff(figure: Any, data: Mapping[str, Any]) -> None:
         axes.set_xscale("log")
     axes.set(xlabel="latency (ms): median, line to p95; area: bytes sent up; dark rim: Pareto front",
              ylabel="accuracy (%), 95% interval", xlim=(None if wide else 0, None))
-    figure.legend(loc="outside upper center", ncols=2, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2 if len(data["series"]) <= _FEW else 1, fontsize=8)
 
 
 def _exits(figure: Any, data: Mapping[str, Any]) -> None:

@@ -65,3 +65,9 @@ def _three(value: float) -> str:
     rounded = float(f"{value:.3g}")  # first, so that 9.9976 has the digits of 10.0
     digits = max(0, 2 - math.floor(math.log10(abs(rounded))))
     return f"{value:.{digits}f}"
+
+
+def swept(value: object) -> str:
+    """A swept value: a file by its name, anything else as it is."""
+    text = str(value)
+    return text.rsplit("/", 1)[-1] if "/" in text else text

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from testbed.measurement import format as fmt
 from testbed.measurement.atomic import write_text_atomic
 from testbed.measurement.records import LIST_SEPARATOR, latency_s
 from testbed.measurement.trial import Trial
@@ -108,7 +109,7 @@ def prediction_table(groups: Groups) -> pd.DataFrame:
         parts = [predict(trial) for trial in trials]
         frames = [frame for frame, _ in parts if len(frame)]
         row: dict[str, Any] = {name: None for name in COLUMNS}
-        row |= {"policy": policy, "point": ", ".join(f"{k.rsplit('.', 1)[-1]}={_short(v)}" for k, v in point.items())}
+        row |= {"policy": policy, "point": ", ".join(f"{k.rsplit('.', 1)[-1]}={fmt.swept(v)}" for k, v in point.items())}
         if not frames:
             rows.append(row | {"requests": 0, "why_not": next((why for _, why in parts if why), "no request")})
             continue
@@ -129,8 +130,3 @@ def write_prediction(run_dir: Path, groups: Groups) -> pd.DataFrame:
         written = table.assign(agrees=table["agrees"].map({True: "true", False: "false"}))
         write_text_atomic(run_dir / PREDICTION, written.to_csv(index=False, lineterminator="\n"))
     return table
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text.rsplit("/", 1)[-1] if "/" in text else text

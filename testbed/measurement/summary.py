@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from testbed.measurement import format as fmt
 from testbed.measurement.atomic import write_json_atomic, write_text_atomic
 from testbed.measurement.metrics import Estimate, evaluate_all
 from testbed.measurement.prediction import write_prediction
@@ -33,7 +34,7 @@ class Group:
     @property
     def label(self) -> str:
         """Policy and sweep point on one line."""
-        point = ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in self.sweep_point.items())
+        point = ", ".join(f"{key.rsplit('.', 1)[-1]}={fmt.swept(value)}" for key, value in self.sweep_point.items())
         return f"{self.policy} ({point})" if point else self.policy
 
     def get(self, metric: str) -> Estimate | None:

@@ -71,7 +71,7 @@ def plan_table(rows: Sequence[Group], width: int) -> Table:
 
 def _columns(rows: Sequence[Group], exits: list[list[str]], optional: Sequence[str]) -> dict[str, list[list[str]]]:
     """Column -> cell per row -> lines."""
-    plans = [[group.policy, *(f"  {key.rsplit('.', 1)[-1]}={value}" for key, value in group.sweep_point.items())]
+    plans = [[group.policy, *(f"  {key.rsplit('.', 1)[-1]}={fmt.swept(value)}" for key, value in group.sweep_point.items())]
              for group in rows]
     tail = "p99" in optional
     columns = {
