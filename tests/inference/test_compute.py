@@ -60,7 +60,7 @@ def test_wrong_profiles(tmp_path: Path, text: str) -> None:
 
 
 def test_an_unknown_profile_names_those_that_exist() -> None:
-    with pytest.raises(InputError, match="use one of real, a100-server, cloud-server, edge-server, .*raspberry-pi-4"):
+    with pytest.raises(InputError, match=r"use one of real, a100-server, cloud-server, edge-server, .*raspberry-pi-4"):
         load_profile("abacus", PROFILES)
 
 
