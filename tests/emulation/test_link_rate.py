@@ -115,7 +115,8 @@ def test_no_packet_is_lost_in_a_thousand_rate_changes_through_zero(wire):
 
     got = link.receive(feed, quiet_s=1.0)
     assert sent > 100
-    assert got.numbers == list(range(sent))
+    # all of them, once; a veth has a receive queue per core, so a few can pass each other when the core changes
+    assert sorted(got.numbers) == list(range(sent))
     assert link.counters()["dropped_packets"] == 0
 
 
