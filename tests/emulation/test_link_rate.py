@@ -22,11 +22,14 @@ def test_a_saturated_link_delivers_its_rate(wire, rate_bps, coarse):
     queue_packets = 30 if rate_bps < 2_000_000 else int(rate_bps * 0.2 / 12_000)
 
     def flood():
+        nonlocal flood_s
         for number in range(count):
             while link_ahead(number):
                 time.sleep(0.001)
             send(number)
+        flood_s = time.monotonic() - start
 
+    flood_s = 0.0
     start = time.monotonic()
 
     def link_ahead(number):  # stay above the rate, without swamping the sender's own stack
@@ -39,7 +42,10 @@ def test_a_saturated_link_delivers_its_rate(wire, rate_bps, coarse):
     span_s = (got.arrived_ns[-1] - got.arrived_ns[settled]) / 1e9
     measured = (count - 1 - settled) * 12_000 / span_s
     assert measured < 1.01 * rate_bps
-    assert measured > (0.5 if coarse else 0.97) * rate_bps
+    if coarse:  # where starting a system call takes 20 us and more, this sender may be slower than the link
+        assert measured > 0.5 * min(rate_bps, count * 12_000 / flood_s)
+    else:
+        assert measured > 0.97 * rate_bps
 
 
 def test_the_kernel_says_the_rate_that_was_asked(wire):

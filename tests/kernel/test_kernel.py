@@ -13,7 +13,7 @@ import pytest
 
 from .uml import run_in_uml
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(640)]
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -69,7 +69,7 @@ def test_links_pass_their_own_tests_with_netem(tmp_path: Path) -> None:
     assert tests, "tests/emulation/test_link*.py have gone; what shall run inside?"
     options = ["-q", "--color=no", "-p", "no:cacheprovider"]
     command = [sys.executable, "-m", "pytest", *options, *tests]
-    done = run_in_uml(command, folder=tmp_path, cwd=PROJECT, timeout_s=330, env={"TESTBED_BACKEND": "netem"})
+    done = run_in_uml(command, folder=tmp_path, cwd=PROJECT, timeout_s=560, env={"TESTBED_BACKEND": "netem"})
     print(done.output)  # shown by pytest when this fails, and with -s
     assert done.returncode == 0, done.output[-6000:]
     passed = re.search(r"(\d+) passed", done.output)
