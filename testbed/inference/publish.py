@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from testbed.inference.recipes import RECIPES, Recipe
 from testbed.inference.staged import StagedModel
 from testbed.inference.train import Progress, train
 from testbed.inference.weights import pack, unpack
+from testbed.schema.data import cache_folder
 from testbed.schema.files import read_document
 
 HEADER = "Models that nodes can load. Written by `testbed models train`; reference times are of the machine named."
@@ -37,8 +37,7 @@ class Published:
 
 def checkpoint_of(name: str, seed: int) -> Path:
     """Where an interrupted training of this model is kept: below the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "testbed" / "training" / f"{name}-{seed}.pt"
+    return cache_folder("training") / f"{name}-{seed}.pt"
 
 
 def train_to_catalogue(name: str, catalogue: Path, *, machine: str, seed: int = 1, recipe: Recipe | None = None,

@@ -23,7 +23,7 @@ def data_root(start: Path) -> Path | None:
 
 def cache_root() -> Path:
     """Where `testbed data get` puts data sets: `$XDG_CACHE_HOME/testbed/data`, `~/.cache/testbed/data` by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "testbed" / "data"
+    return cache_folder("data")
 
 
 def data_folders() -> list[Path]:
