@@ -275,6 +275,13 @@ class LinkFabric:
         answer = self._ask("counters")
         return {name: {d: answer[f"{name} {d}"] for d in DIRECTIONS} for name in self._links}
 
+    def newest_rows(self) -> str:
+        """The last row of ``links.csv`` of each direction, as CSV lines without the header.
+
+        The table itself is written in large blocks; the shaper gives these from memory, without a look at the kernel.
+        """
+        return str(self._ask("newest")["rows"])
+
     def stop(self) -> dict[str, Any]:
         """End both processes and return the summary (also ``run_dir/links.json``); later calls return it again."""
         if self._summary is not None:

@@ -340,6 +340,7 @@ class Shaper:
             self._directions.append(Direction(index, fields, sockets[key], namespace))
         self._sockets = list(sockets.values())
         self._named = {(d.link, d.name): d for d in self._directions}
+        self._newest = [""] * len(self._directions)  # the last row of each
         now_ns = monotonic_ns()
         # due instant, kind (0 = step, 1 = poll), direction
         self._schedule = [(now_ns + POLL_NS, 1, d.index) for d in self._directions]
@@ -369,7 +370,8 @@ class Shaper:
             return
         direction.refresh()
         now_ns = monotonic_ns()
-        self._rows.write(direction.row(now_ns))
+        self._newest[index] = direction.row(now_ns)
+        self._rows.write(self._newest[index])
         heapq.heappush(self._schedule, (max(due_ns + POLL_NS, now_ns), 1, index))
 
     def _answer(self) -> bool:
@@ -429,6 +431,9 @@ class Shaper:
         side = self._named[link, direction]
         side.delay_s, side.loss = delay_s, loss
         return {"ok": True}
+
+    def _do_newest(self) -> dict[str, Any]:
+        return {"rows": "".join(self._newest)}
 
     def _do_counters(self) -> dict[str, Any]:
         return {f"{d.link} {d.name}": d.counters() for d in self._directions}

@@ -162,6 +162,11 @@ class NodeSet:
                 continue
         return done
 
+    def newest_usage(self) -> list[dict[str, Any]]:
+        """The last usage row of each node that runs, and of the machine."""
+        rows = self._poll.rows[-2 * (1 + len(self.containers)):]
+        return list({row["node"]: row for row in rows}.values())
+
     def stop(self) -> None:
         """End the polls and the programs."""
         self.machine_rows = self._poll.stop()

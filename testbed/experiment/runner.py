@@ -39,7 +39,7 @@ class Result:
 
 
 def run_experiment(experiment: Experiment, root: Path, *, resume: bool = True, engine: str = "auto", jobs: int = 1,
-                   on_progress: Progress = lambda trial, event: None,
+                   live: bool = False, on_progress: Progress = lambda trial, event: None,
                    program: Sequence[str] = PROGRAM) -> list[Result]:
     """Run every trial that is not complete, `jobs` at a time, in the order of the experiment.
 
@@ -49,6 +49,7 @@ def run_experiment(experiment: Experiment, root: Path, *, resume: bool = True, e
     A trial that fails is recorded and the next one runs; `KeyboardInterrupt` ends the running trials (marked
     `interrupted`, to be redone) and goes on to the caller. Complete trials are never touched: with `resume` off, all
     trials run into a new folder (`store.run_folder`). Must be called in a thread that outlives it (see Sandbox).
+    `live` adds events `live` with the newest rows of links and nodes, twice a second while the load runs.
     `program` is what runs in the sandbox, with the trial's folder as its last argument.
     """
     run = run_folder(root, experiment.name, fresh=not resume)
@@ -63,7 +64,7 @@ def run_experiment(experiment: Experiment, root: Path, *, resume: bool = True, e
         while waiting or running:
             while waiting and len(running) < jobs:
                 trial = waiting.pop()
-                started = _Running(trial, TrialFolder.of(run, trial), engine, on_progress, program)
+                started = _Running(trial, TrialFolder.of(run, trial), engine, live, on_progress, program)
                 running.add(started)
                 started.start()
                 selector.register(started.reader, selectors.EVENT_READ, started)
@@ -96,9 +97,11 @@ def split_complete(experiment: Experiment, run: Path, on_progress: Progress) -> 
 class _Running:
     """A trial in its sandbox, from the lock of its folder to its last status."""
 
-    def __init__(self, trial: Trial, folder: TrialFolder, engine: str, on_progress: Progress, program: Sequence[str]) -> None:
+    def __init__(self, trial: Trial, folder: TrialFolder, engine: str, live: bool, on_progress: Progress,
+                 program: Sequence[str]) -> None:
         self.trial = trial
-        self._folder, self._engine, self._on_progress, self._program = folder, engine, on_progress, program
+        self._folder, self._engine, self._live = folder, engine, live
+        self._on_progress, self._program = on_progress, program
         self._lock, self._stack = ExitStack(), ExitStack()
         self._process: SandboxProcess | None = None
         self._pending = b""
@@ -118,7 +121,7 @@ class _Running:
             "container_run_id": container_run_id,
             "run_id": trial.run_id, "scenario": trial.scenario.name, "config_hash": trial.config_hash,
             "repeat": trial.repeat, "policy": trial.policy.name, "sweep_point": dict(trial.point),
-            "config": trial.config(), "files": dict(trial.content_sha256), "engine": self._engine,
+            "config": trial.config(), "files": dict(trial.content_sha256), "engine": self._engine, "live": self._live,
             "own_model": None if trial.own_model is None else trial.own_model.model_dump(mode="json"),
             "source": str(trial.source.resolve()), "command": sys.argv,
         })

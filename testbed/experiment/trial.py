@@ -32,6 +32,8 @@ from testbed.workload.arrivals import generator
 
 START_DELAY_S = 0.5  # between telling the devices and the common start instant
 DRAIN_MARGIN_S = 5.0
+TICK_S = 0.25
+LIVE_TICKS = 2  # a live view gets links and nodes on every second tick
 
 
 class Trial:
@@ -135,11 +137,15 @@ class Trial:
         last_s = nodes.last_scheduled_s
         limit_s = START_DELAY_S + (last_s if load.arrivals != "closed" else count * load.timeout) + load.timeout + DRAIN_MARGIN_S
         total, deadline = count * len(self.devices), time.monotonic() + limit_s * (1 + self.policy.retries)
+        ticks = 0
         while not nodes.devices_done():
             if time.monotonic() > deadline:
                 raise EmulationError(f"the devices did not finish within {limit_s:.0f} s; see {self.folder}/logs")
             _emit("progress", done=nodes.requests_done(), total=total)
-            time.sleep(0.25)
+            ticks += 1
+            if self.spec.get("live") and ticks % LIVE_TICKS == 0:
+                _emit("live", links=fabric.newest_rows(), usage=nodes.newest_usage())
+            time.sleep(TICK_S)
         events.stop()
         return start_ns
 

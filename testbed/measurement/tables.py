@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+FLUSH_S = 0.25
 ColumnType = Literal["int", "float", "str", "bool"]
 
 # separates the parts of a cell that holds a list: tiers_used `device+edge`, link `device1-edge1+edge1-cloud1`
@@ -149,13 +151,15 @@ class TableWriter:
     """Streaming CSV writer of one table, for a process that writes while it runs.
 
     Rows are mappings; absent keys and None become empty cells, unknown keys are an error (a misspelt
-    column would be lost silently otherwise). Lines are flushed every `flush_every` rows and on close.
+    column would be lost silently otherwise). Lines are flushed every `flush_every` rows, with a row that comes FLUSH_S after
+    the last flush (for those who look while it runs), and on close.
     """
 
     def __init__(self, path: str | Path, table: Table, *, run_id: str | None = None, flush_every: int = 50) -> None:
         self.path, self.table, self.run_id = Path(path), table, run_id
         self._known = frozenset(table.names)
-        self._flush_every, self._rows = max(1, flush_every), 0
+        self._flush_every, self._rows = max(1, flush_every), 0  # rows since the last flush
+        self._flushed_s = time.monotonic()
         self._stream = self.path.open("w", encoding="utf-8", newline="")
         self._csv = csv.writer(self._stream, lineterminator="\n")
         self._csv.writerow(table.names)
@@ -169,12 +173,13 @@ class TableWriter:
             cells[0] = self.run_id  # run_id is the first column of every table
         self._csv.writerow([cell(value) for value in cells])
         self._rows += 1
-        if self._rows % self._flush_every == 0:
-            self._stream.flush()
+        if self._rows >= self._flush_every or time.monotonic() - self._flushed_s >= FLUSH_S:
+            self.flush()
 
     def flush(self) -> None:
         """Hand everything written so far to the kernel."""
         self._stream.flush()
+        self._rows, self._flushed_s = 0, time.monotonic()
 
     def close(self) -> None:
         """Flush and close; may be called twice."""
