@@ -55,7 +55,7 @@ class Content:
         elif name not in catalogue.models:
             raise InputError("there is no such model in the catalogue", file=source, key="model", value=name,
                              remedy=f"use one of {', '.join(catalogue.models)}, or file.py:function")
-        used = {f"model:{name}"}.union(*map(names_of_policy, scenario.policies))
+        used = {f"model:{name}"}.union(*map(names_of_policy, scenario.policies))  # names of no model among them do no harm
         hashes = {f"model:{name}": info.sha256 for name, info in catalogue.models.items() if f"model:{name}" in used}
         if is_own_model(scenario.model):
             hashes = {scenario.model: catalogue[name].sha256, **hashes}
@@ -75,10 +75,7 @@ class Content:
         codecs = Registry(path)
         for policy in scenario.policies:
             hashes |= {f"codec:{name}": codecs.learned(name).sha256() for name in _learned_codecs(policy)}
-        models = {name: ModelInfo(
-            name=name, stage_names=tuple(s.name for s in info.stages), exits={e.name: e.after for e in info.exits},
-            input_bytes=info.bytes_at(0), output_bytes=tuple(s.size_bytes for s in info.stages),
-            macs=tuple(s.macs for s in info.stages)) for name, info in catalogue.models.items()}
+        models = {name: _for_policies(info, path) for name, info in catalogue.models.items()}
         return cls(catalogue, name, profiles, models, codecs, hashes)
 
 
@@ -96,6 +93,16 @@ class Content:
         return folder / "catalogue.yaml"
 
 
+def _for_policies(info: CatalogueEntry, catalogue: Path) -> ModelInfo:
+    """What policies may know of a model."""
+    weights = catalogue.parent / info.weights if info.weights else None
+    return ModelInfo(
+        name=info.name, stage_names=tuple(s.name for s in info.stages), exits={e.name: e.after for e in info.exits},
+        input_bytes=info.bytes_at(0), output_bytes=tuple(s.size_bytes for s in info.stages),
+        macs=tuple(s.macs for s in info.stages), exit_accuracy={e.name: e.accuracy for e in info.exits},
+        weight_bytes=weights.stat().st_size if weights and weights.is_file() else 4 * info.parameters)
+
+
 def _own_model(scenario: Scenario, source: Path) -> CatalogueEntry:
     """Build, check and measure the user's model for the scenario's data set. Raises InputError."""
     from testbed.experiment.machine import host
@@ -109,8 +116,9 @@ def _own_model(scenario: Scenario, source: Path) -> CatalogueEntry:
 def names_of_policy(policy: PlanSpec | PolicySpec) -> set[str]:
     """Names in `Content.sha256` that one policy brings in: its own file, models that its plan names, learned codecs."""
     codecs = {f"codec:{name}" for name in _learned_codecs(policy)}
-    if isinstance(policy, PolicySpec):
-        return codecs | ({policy.policy} if ".py:" in policy.policy else set())
+    if isinstance(policy, PolicySpec):  # any string in its options may name a model
+        named = {f"model:{text}" for text in _strings(policy.options)}
+        return codecs | named | ({policy.policy} if ".py:" in policy.policy else set())
     return codecs | {f"model:{name}" for name in (policy.model, *(step.model for step in policy.steps)) if name is not None}
 
 
@@ -121,16 +129,17 @@ def codecs_of_policy(policy: PlanSpec | PolicySpec, codecs: Registry, models: It
     return sorted({policy.codec, policy.input_codec, *(step.codec for step in policy.steps)})
 
 
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(item)
+
+
 def _learned_codecs(policy: PlanSpec | PolicySpec) -> set[str]:
     """Learned codecs in a policy's keys and options, without what is compressed on top."""
-    def strings(value: Any) -> Iterator[str]:
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, Mapping | list):
-            for item in value.values() if isinstance(value, Mapping) else value:
-                yield from strings(item)
-
-    return {text.partition("+")[0] for text in strings(policy.model_dump()) if text.startswith(PREFIX)}
+    return {text.partition("+")[0] for text in _strings(policy.model_dump()) if text.startswith(PREFIX)}
 
 
 def _check_profile(name: str, profiles: Path, model: CatalogueEntry, source: Path, key: str) -> dict[str, str]:

@@ -18,14 +18,20 @@ POLL_S = 0.1
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a run depends on."""
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages of this project's list that are installed."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages and tools that a run depends on."""
+    found = package_versions()
     if "mininet" not in found:
         from mininet.net import VERSION
 

@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,8 +26,10 @@ from testbed.inference.data import load_dataset
 from testbed.inference.memo import outputs_folder
 from testbed.measurement.atomic import write_json_atomic
 from testbed.policies import Policy, make_policy
+from testbed.policies.knowledge import to_json
 from testbed.policies.static import Fixed
 from testbed.schema.files import is_profile_path
+from testbed.schema.scenario import PolicySpec
 from testbed.workload.arrivals import generator, sample_indices, schedule_ns
 from testbed.workload.inputs import write_inputs
 
@@ -288,6 +289,8 @@ class NodeSet:
         model = getattr(policy, "model", None)
         names |= {model} if model else set()
         names |= {s.model for s in getattr(policy, "steps", []) if s.model}
+        if isinstance(policy, PolicySpec):
+            names |= set(self._policy(self.trial.devices[0]).models())
         return sorted(names)
 
     def _policy(self, device: str) -> Policy:
@@ -317,7 +320,7 @@ class NodeSet:
         return {
             **self._node_config(device), "models": self._models() if local else [], "run_id": trial.spec["run_id"],
             "inputs": str(self.work), "policy": trial.policy.model_dump(mode="json"),
-            "policy_name": trial.policy.name, "context": asdict(context),
+            "policy_name": trial.policy.name, "context": to_json(context),
             "arrivals": load.arrivals, "schedule_ns": schedule.tolist(), "samples": samples.tolist(),
             "warmup_requests": load.warmup_requests, "deadline_s": load.deadline, "timeout_s": load.timeout,
             "routes": routes, "start": str(self.work / "start.json"), "done": str(self.work / f"{device}.done"),

@@ -12,8 +12,9 @@ from typing import Any
 from testbed.errors import InputError
 from testbed.experiment.content import Content, names_of_policy
 from testbed.inference.catalogue import ModelInfo as CatalogueEntry
+from testbed.inference.compute import ComputeProfile, load_profile
 from testbed.measurement.limits import Limits
-from testbed.policies import Context, Policy, make_policy
+from testbed.policies import Context, NodeInfo, Policy, make_policy
 from testbed.policies.static import Fixed
 from testbed.schema.files import expand
 from testbed.schema.scenario import PlanSpec, PolicySpec, Scenario
@@ -166,12 +167,35 @@ def context_for(scenario: Scenario, content: Content, device: str, repeat: int) 
     own = topology.tier_of(device).name
     tiers = (own, *(t for t in tiers if t != own))
     index = devices_of(scenario).index(device)
+    nodes = {tier: topology.serving_node(device, tier) for tier in tiers}
     return Context(
         device=device,
-        nodes={tier: topology.serving_node(device, tier) for tier in tiers},
+        nodes=nodes,
         tiers=tiers,
         models=content.models,
         model=content.model,
         deadline_s=scenario.load.deadline,
         seed=int(generator(scenario.seed, repeat, "policy", index).integers(2**31)),
+        compute={node: node_info(scenario, content, node) for node in nodes.values()},
     )
+
+
+def node_info(scenario: Scenario, content: Content, node: str) -> NodeInfo:
+    """What a policy may know of a node: the service times of its compute profile, for the models that it has times for."""
+    tier = scenario.topology.tier_of(node)
+    profile = load_profile(tier.compute.profile or "real", content.profiles)
+    stage_s: dict[str, tuple[float, ...]] = {}
+    head_s: dict[str, dict[str, float]] = {}
+    for name, info in content.catalogue.models.items():
+        try:
+            profile.check(info)
+        except InputError:
+            continue
+        stage_s[name] = tuple(_time_s(profile, info, i, i + 1) for i in range(info.num_stages))
+        head_s[name] = {e.name: _time_s(profile, info, 0, 1, (e.after,)) - _time_s(profile, info, 0, 1) for e in info.exits}
+    return NodeInfo(node, tier.name, stage_s, head_s)
+
+
+def _time_s(profile: ComputeProfile, info: CatalogueEntry, start: int, stop: int, exits: tuple[int, ...] = ()) -> float:
+    time_s = profile.service_time_s(info, start, stop, exits)
+    return info.reference_time_s(start, stop, exits) if time_s is None else time_s

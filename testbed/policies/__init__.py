@@ -1,6 +1,23 @@
 """Policies: one file per published system, all deciding plans through the same seam."""
 
-from testbed.policies.base import Context, ExitRule, ModelInfo, Observation, Outcome, Plan, Policy, Step
+from testbed.policies.base import Policy
+from testbed.policies.knowledge import (
+    Computation,
+    Context,
+    ExitPoint,
+    ModelInfo,
+    NodeInfo,
+    NodeState,
+    Observation,
+    Outcome,
+    Probe,
+    ProbeSpec,
+    Transfer,
+)
+from testbed.policies.plan import ExitRule, Plan, Step
 from testbed.policies.registry import make_policy
 
-__all__ = ["Context", "ExitRule", "ModelInfo", "Observation", "Outcome", "Plan", "Policy", "Step", "make_policy"]
+__all__ = [
+    "Computation", "Context", "ExitPoint", "ExitRule", "ModelInfo", "NodeInfo", "NodeState", "Observation", "Outcome",
+    "Plan", "Policy", "Probe", "ProbeSpec", "Step", "Transfer", "make_policy",
+]

@@ -6,7 +6,8 @@ import importlib.util
 from pathlib import Path
 
 from testbed.errors import InputError
-from testbed.policies.base import Context, Policy
+from testbed.policies.base import Policy
+from testbed.policies.knowledge import Context
 from testbed.policies.static import Fixed, compile_plan
 from testbed.schema.scenario import PlanSpec, PolicySpec
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from testbed.errors import InputError
-from testbed.policies.base import Context, ExitRule, ModelInfo, Observation, Plan, Policy, Step
+from testbed.policies.base import Policy
+from testbed.policies.knowledge import Context, ModelInfo, Observation
+from testbed.policies.plan import ExitRule, Plan, Step
 from testbed.schema.scenario import PlanSpec
 
 

@@ -20,7 +20,8 @@ from testbed.inference.catalogue import load_catalogue
 from testbed.inference.codecs import Registry
 from testbed.inference.compute import load_profile
 from testbed.measurement.tables import HOPS, REQUESTS, TableWriter
-from testbed.policies import Context, ModelInfo, Observation, Outcome, Plan, make_policy
+from testbed.policies import Context, Observation, Outcome, Plan, make_policy
+from testbed.policies.knowledge import from_json
 from testbed.schema.scenario import PlanSpec, PolicySpec
 from testbed.serving.background import Background, freeze_garbage
 from testbed.serving.client import NodeClient
@@ -62,7 +63,7 @@ class Device:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
         self.name: str = config["name"]
-        context = context_from(config["context"])
+        context = from_json(Context, config["context"])
         kind = PlanSpec if "plan" in config["policy"] else PolicySpec
         self.policy = make_policy(kind.model_validate(config["policy"]), context)
         self.inputs = Inputs(config["inputs"])
@@ -199,13 +200,6 @@ async def sleep_until(due_ns: int) -> None:
         await asyncio.sleep(ahead_s - _SPIN_S)
     while time.monotonic_ns() < due_ns:
         await asyncio.sleep(0)
-
-
-def context_from(data: Mapping[str, Any]) -> Context:
-    """A policy's context from its JSON form."""
-    models = {name: ModelInfo(**{**m, "stage_names": tuple(m["stage_names"]), "output_bytes": tuple(m["output_bytes"]),
-                                 "macs": tuple(m["macs"])}) for name, m in data["models"].items()}
-    return Context(**{**data, "models": models, "tiers": tuple(data["tiers"])})
 
 
 if __name__ == "__main__":
