@@ -1,4 +1,4 @@
-"""`testbed run`: run a scenario, trial by trial, and end with a table, a verdict and the path of the report."""
+"""`testbed run`: run a scenario trial by trial, or an analytic study; ends with tables and the path of the report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
 @app.command()
 def run(
-    file: Path = typer.Argument(..., help="scenario file"),
+    file: Path = typer.Argument(..., help="scenario or study file"),
     settings: list[str] = typer.Option([], "--set", help="key=value, or key=a,b,c as a sweep (dotted keys)"),
     runs: Path = typer.Option(Path("runs"), help="folder that receives the results"),
     engine: str = typer.Option("auto", help="container engine: auto, podman or docker; ray: spread trials over a Ray cluster"),
@@ -30,6 +30,7 @@ def run(
     """Run the trials of FILE; exit code 0 when all ran (VALID or not), 4 when one failed, 2 for bad input."""
     from testbed.errors import InputError
     from testbed.experiment.trials import plan_experiment
+    from testbed.schema.study import study_kind
 
     if engine not in ("auto", "podman", "docker", "ray"):
         raise InputError("is no engine", key="--engine", value=engine, remedy="use auto, podman or docker, or ray")
@@ -39,11 +40,25 @@ def run(
         raise InputError("does not go with --engine ray", key="--jobs", value=jobs,
                          remedy="leave it out: Ray runs one trial per worker at a time")
     overrides, sweep = parse_settings(settings)
+    if study_kind(file) is not None:
+        raise typer.Exit(_study(file, overrides, sweep, runs, engine, jobs, not resume, dry_run))
     experiment = plan_experiment(file, overrides, sweep)
     if dry_run:
         _show_plan(experiment, runs, resume, jobs)
         return
     raise typer.Exit(_run(experiment, runs, resume, engine, jobs))
+
+
+def _study(file: Path, overrides: dict[str, Any], sweep: dict[str, list[Any]], runs: Path, engine: str, jobs: int,
+           fresh: bool, dry_run: bool) -> int:
+    from testbed.cli.study import refuse_trial_options, run_study_here, show_study
+
+    refuse_trial_options(file, sweep, engine, jobs)
+    if dry_run:
+        show_study(file, overrides, runs, fresh)
+        return 0
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    return run_study_here(file, overrides, runs, fresh)
 
 
 def _show_plan(experiment: Any, runs: Path, resume: bool, jobs: int) -> None:

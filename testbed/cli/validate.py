@@ -1,4 +1,4 @@
-"""`testbed validate`: check scenario and topology files, and every file that they name, without touching anything."""
+"""`testbed validate`: check scenario, study and topology files, and every file that they name, without touching anything."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
 @app.command()
 def validate(
-    files: list[Path] = typer.Argument(..., help="scenario or topology files"),
+    files: list[Path] = typer.Argument(..., help="scenario, study or topology files"),
     settings: list[str] = typer.Option([], "--set", help="key=value, or key=a,b,c as a sweep (dotted keys)"),
 ) -> None:
     """Check FILES; one line each, exit code 2 at the first error."""
@@ -22,7 +22,14 @@ def validate(
 
     overrides, sweep = parse_settings(settings)
     for file in files:
-        if "tiers" in read_document(file).data:
+        data = read_document(file).data
+        if data.get("study") is not None:
+            from testbed.cli.study import refuse_trial_options
+            from testbed.experiment.studies import plan_study
+
+            refuse_trial_options(file, sweep, "auto", 1)
+            print(f"{file}: valid study of kind {plan_study(file, overrides).spec.study}")
+        elif "tiers" in data:
             topology = load_topology(file)
             print(f"{file}: valid topology, {len(topology.node_names)} nodes, {len(topology.node_links())} links")
         else:

@@ -15,7 +15,7 @@ from testbed.measurement.trial import load_run
 
 FIGURES = "figures"
 # Okabe-Ito, the same order as in templates/report.css
-_SERIES = ("#0072b2", "#d55e00", "#009e73", "#b5559b", "#c98a00", "#2fa3dc", "#6b5bd2", "#6f7782")
+SERIES_COLORS = ("#0072b2", "#d55e00", "#009e73", "#b5559b", "#c98a00", "#2fa3dc", "#6b5bd2", "#6f7782")
 _ROLES = {"t0": "#e0a100", "t1": "#009e73", "t2": "#b5559b", "t3": "#d55e00", "u0": "#0072b2", "u1": "#004a80",
           "d": "#56b4e9", "o": "#8a94a0", "x": "#d3d8de"}
 _DASHES = ("-", "--", ":", "-.")
@@ -157,7 +157,7 @@ def _tradeoff(figure: Any, data: Mapping[str, Any]) -> None:
     for series, t in large_first:
         if t["acc"] is None or t["p50"] is None:
             continue
-        color = _SERIES[series["color"] % len(_SERIES)]
+        color = SERIES_COLORS[series["color"] % len(SERIES_COLORS)]
         if t["p95"] is not None:
             axes.plot([t["p50"], t["p95"]], [t["acc"] * 100] * 2, color=color, lw=1.2, marker="|", markevery=[1])
         if t["lo"] is not None:
@@ -196,7 +196,7 @@ def _timeline(figure: Any, data: Mapping[str, Any], timeline: Mapping[str, Any])
     rows = figure.subplots(len(sides) + 1, 1, sharex=True, height_ratios=[1] * len(sides) + [1.6], squeeze=False)[:, 0]
     own = [device for device in timeline["devices"] if link is not None and device in link["ends"]]
     for axes, side in zip(rows, sides, strict=False):
-        curve, color = link[side], _ROLES["u0"] if side == "up" else _SERIES[1]  # type: ignore[index]
+        curve, color = link[side], _ROLES["u0"] if side == "up" else SERIES_COLORS[1]  # type: ignore[index]
         if curve["sent"]:
             axes.stairs(curve["sent"], curve["t"], fill=True, color=color, alpha=0.3, label="delivered")
         axes.stairs(curve["rate"], curve["t"], color=color, lw=1, label="trace", baseline=None)
@@ -205,7 +205,7 @@ def _timeline(figure: Any, data: Mapping[str, Any], timeline: Mapping[str, Any])
                       fontsize=9, loc="left")
     requests, axes = timeline["requests"], rows[-1]
     chosen = [j for j in range(len(requests["t"])) if not own or requests["device"][j] in own]
-    color = _SERIES[data["series"][timeline["series"]]["color"] % len(_SERIES)]
+    color = SERIES_COLORS[data["series"][timeline["series"]]["color"] % len(SERIES_COLORS)]
     for good, style in ((1, {"marker": "o", "color": color}), (0, {"marker": "x", "color": "#b3261e"})):
         some = [j for j in chosen if requests["ok"][j] == good]
         points = [requests["t"][j] for j in some], [requests["ms"][j] for j in some]
@@ -221,8 +221,8 @@ def _timeline(figure: Any, data: Mapping[str, Any], timeline: Mapping[str, Any])
 
 
 def _line(series: Mapping[str, Any]) -> dict[str, Any]:
-    return {"color": _SERIES[series["color"] % len(_SERIES)],
-            "ls": _DASHES[(series["point"] + series["color"] // len(_SERIES)) % len(_DASHES)]}
+    return {"color": SERIES_COLORS[series["color"] % len(SERIES_COLORS)],
+            "ls": _DASHES[(series["point"] + series["color"] // len(SERIES_COLORS)) % len(_DASHES)]}
 
 
 def _slug(text: str) -> str:

@@ -98,6 +98,18 @@ def load_scenario(path: str | Path, overrides: Mapping[str, Any] | None = None) 
     return _scenario(_resolved(read_document(path)), overrides or {})
 
 
+def load_as(path: str | Path, model: type[Model], overrides: Mapping[str, Any] | None = None) -> Model:
+    """Read a YAML file as `model`; `overrides` are dotted keys, paths become absolute. Raises InputError."""
+    document = read_document(path)
+    data = copy.deepcopy(document.data)
+    for key, value in (overrides or {}).items():
+        _assign(data, key, value, document.path)
+    data = _absolute(data, document.path)
+    if isinstance(data.get("catalogue"), str):
+        data["catalogue"] = str((document.path.parent / data["catalogue"]).resolve())
+    return _validate(model, data, document)
+
+
 def expand(path: str | Path, overrides: Mapping[str, Any] | None = None,
            sweep: Mapping[str, Sequence[Any]] | None = None) -> list[Point]:
     """All sweep points of a scenario file, in the order of the keys; every one is checked. Raises InputError.

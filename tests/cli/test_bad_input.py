@@ -59,7 +59,7 @@ def test_bad_files(copy: Path, case: str, verb: str) -> None:
     (["run", SCENARIO, "--engine", "kubernetes"], "engine"),
     (["validate", "traces/synthetic-lte-driving.up"], "mapping"),
     (["report", "nowhere"], "nowhere"),
-    (["schema", "planet"], "scenario or topology"),
+    (["schema", "planet"], "scenario, topology"),
     (["traces", "info", "nothing.up"], "nothing.up"),
     (["models", "train", "gpt"], "gpt"),
 ])

@@ -8,7 +8,9 @@ import yaml
 
 from testbed.errors import EmulationError, InputError
 from testbed.experiment.store import COMPLETE, TrialFolder
+from testbed.experiment.studies import plan_study
 from testbed.experiment.trials import plan_experiment
+from testbed.schema.study import study_kind
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "scenarios" / "quickstart.yaml"
@@ -52,7 +54,7 @@ def test_the_hash_follows_content_not_place_words_or_number_of_repeats(copy: Pat
 
 def test_every_shipped_scenario_and_topology_is_valid(testbed_data: Path) -> None:
     for path in sorted((ROOT / "scenarios").glob("*.yaml")):
-        assert plan_experiment(path).trials, path
+        assert plan_experiment(path).trials if study_kind(path) is None else plan_study(path).config_hash, path
 
 
 @pytest.mark.parametrize(("key", "value", "says"), [
