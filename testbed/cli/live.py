@@ -21,8 +21,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from testbed.experiment.trials import devices_of
 from testbed.measurement import format as fmt
-from testbed.measurement.records import LINKS, MACHINE
+from testbed.measurement.tables import LINKS, MACHINE
+from testbed.schema.scenario import Scenario
 
 PERIOD_S = 0.5
 RATE_WINDOW_S = 2.0  # rates and CPU are means over this time
@@ -102,6 +104,12 @@ class TrialView:
         self._first_dropped: dict[tuple[str, str], int] = {}
         self._usage: dict[str, deque[dict[str, Any]]] = {}
 
+    @classmethod
+    def of(cls, head: str, folder: Path, scenario: Scenario) -> TrialView:
+        """The view of a trial of `scenario`."""
+        devices = devices_of(scenario)
+        return cls(head, folder, devices, [n for n in scenario.topology.node_names if n not in devices])
+
     # ---- what comes in ---------------------------------------------------------------------------------------
 
     def event(self, event: Mapping[str, Any]) -> None:
@@ -174,7 +182,7 @@ class TrialView:
     def render(self, lines: int, wide: bool = True) -> RenderableType:
         """The trial in at most `lines` lines (never fewer than the head needs): the busiest links and nodes when not all fit."""
         parts: list[RenderableType] = [self._head()]
-        if self._links:
+        if self._links and self.phase == "load":
             now_ns = time.monotonic_ns()
             parts += [self._latency(), self._plans(now_ns)]
             links, cpu = self.links(), self.cpu()
@@ -224,7 +232,7 @@ class TrialView:
 
 
 class LiveView:
-    """All running trials below the progress bar; a context manager. Events come from one thread, drawing has its own."""
+    """All running trials, and `bar` below them. Events come from one thread, drawing has its own."""
 
     def __init__(self, console: Console, bar: RenderableType) -> None:
         self._bar, self._console = bar, console
@@ -232,12 +240,17 @@ class LiveView:
         self._trials: dict[str, TrialView] = {}
         self._live = Live(console=console, get_renderable=lambda: self, refresh_per_second=1 / PERIOD_S, transient=True)
 
-    def __enter__(self) -> LiveView:
+    def start(self) -> None:
+        """Begin to draw."""
         self._live.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def stop(self) -> None:
+        """End, and take the drawing away."""
         self._live.stop()
+
+    def shows(self, name: str) -> bool:
+        """True between `add` and `remove`."""
+        return name in self._trials
 
     def add(self, name: str, view: TrialView) -> None:
         """Show a trial."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from testbed.cli.live import LiveView, TrialView
 from testbed.experiment.estimate import Estimate
 from testbed.experiment.trials import Experiment, Trial
 
@@ -16,9 +18,13 @@ PHASES = {"outputs": 0.0, "network": 0.02, "nodes": 0.08, "calibrate": 0.25, "lo
 
 
 class RunProgress:
-    """Context manager that draws trial events; without a terminal it prints a line per trial instead."""
+    """Context manager that draws trial events; without a terminal it prints a line per trial instead.
 
-    def __init__(self, console: Console, experiment: Experiment, estimate: Estimate, jobs: int = 1) -> None:
+    `live_run`: the run's folder, when its running trials are to be shown above the bar (`testbed run --live`).
+    """
+
+    def __init__(self, console: Console, experiment: Experiment, estimate: Estimate, jobs: int = 1,
+                 live_run: Path | None = None) -> None:
         self._console = console
         self._estimate = estimate
         self._jobs = max(1, jobs)
@@ -31,13 +37,19 @@ class RunProgress:
             TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console, transient=True,
             disable=not console.is_terminal)
         self._task = self._progress.add_task(experiment.name, total=1.0, left="")
+        self._name, self._live_run = experiment.name, live_run
+        self._live = LiveView(console, self._progress) if live_run is not None else None
 
     def __enter__(self) -> RunProgress:
-        self._progress.start()
+        self._shown.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
+        self._shown.stop()
+
+    @property
+    def _shown(self) -> LiveView | Progress:
+        return self._live or self._progress
 
     @property
     def left_s(self) -> float:
@@ -49,6 +61,10 @@ class RunProgress:
         """Draw one event of a trial."""
         kind, name = event.get("event"), trial.run_id
         head = f"[{self._position[name]}/{len(self._trials)}] {trial.label}"
+        if self._live is not None and self._live_run is not None:
+            if not self._live.shows(name) and kind == "phase":
+                self._live.add(name, TrialView.of(head, self._live_run / trial.folder, trial.scenario))
+            self._live.event(name, event)
         if kind == "skipped":
             self._end(trial)
             self._console.print(f"{head}: already complete", highlight=False, soft_wrap=True)
@@ -80,11 +96,14 @@ class RunProgress:
     def _end(self, trial: Trial) -> None:
         self._share[trial.run_id] = 1.0
         self._doing.pop(trial.run_id, None)
+        if self._live is not None:
+            self._live.remove(trial.run_id)
 
     def _draw(self) -> None:
         expected = {name: self._estimate.duration_s(trial) for name, trial in self._trials.items()}
         done = sum(self._share[name] * s for name, s in expected.items()) / (sum(expected.values()) or 1.0)
-        self._progress.update(self._task, completed=done, description="; ".join(self._doing.values()) or "...",
+        doing = self._name if self._live is not None else "; ".join(self._doing.values()) or "..."
+        self._progress.update(self._task, completed=done, description=doing,
                               left=f"{duration(self.left_s)} left")
 
     def _say(self, line: str) -> None:

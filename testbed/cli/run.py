@@ -26,6 +26,7 @@ def run(
     resume: bool = typer.Option(True, "--resume/--fresh", " /--no-resume",
                                 help="skip trials that are complete, or run all into a new folder"),
     dry_run: bool = typer.Option(False, "--dry-run", help="print the trials and the estimated time, run nothing"),
+    live: bool = typer.Option(False, "--live", help="show links, nodes, plans and latency of the running trials"),
 ) -> None:
     """Run the trials of FILE; exit code 0 when all ran (VALID or not), 4 when one failed, 2 for bad input."""
     from testbed.errors import InputError
@@ -39,6 +40,9 @@ def run(
     if engine == "ray" and jobs > 1:
         raise InputError("does not go with --engine ray", key="--jobs", value=jobs,
                          remedy="leave it out: Ray runs one trial per worker at a time")
+    if engine == "ray" and live:
+        raise InputError("does not go with --engine ray", key="--live", value="on",
+                         remedy="leave it out: the trials run on other machines, whose files cannot be watched from here")
     overrides, sweep = parse_settings(settings)
     if study_kind(file) is not None:
         raise typer.Exit(_study(file, overrides, sweep, runs, engine, jobs, not resume, dry_run))
@@ -46,7 +50,7 @@ def run(
     if dry_run:
         _show_plan(experiment, runs, resume, jobs)
         return
-    raise typer.Exit(_run(experiment, runs, resume, engine, jobs))
+    raise typer.Exit(_run(experiment, runs, resume, engine, jobs, live))
 
 
 def _study(file: Path, overrides: dict[str, Any], sweep: dict[str, list[Any]], runs: Path, engine: str, jobs: int,
@@ -77,7 +81,7 @@ def _show_plan(experiment: Any, runs: Path, resume: bool, jobs: int) -> None:
           f"about {duration(max(sum(left) / jobs, max(left, default=0.0)))}; results go to {run}")
 
 
-def _run(experiment: Any, runs: Path, resume: bool, engine: str, jobs: int) -> int:
+def _run(experiment: Any, runs: Path, resume: bool, engine: str, jobs: int, live: bool) -> int:
     from rich.console import Console
 
     from testbed.cli.progress import RunProgress, duration
@@ -90,15 +94,21 @@ def _run(experiment: Any, runs: Path, resume: bool, engine: str, jobs: int) -> i
     from testbed.measurement.terminal import terminal_table
 
     console = Console() if sys.stdout.isatty() else Console(width=max(110, shutil.get_terminal_size((110, 24)).columns))
+    if live and (not sys.stdout.isatty() or console.is_dumb_terminal):
+        print("--live needs a terminal that can redraw, and standard output is none: a line per trial follows instead",
+              file=sys.stderr)
+        live = False
     signal.signal(signal.SIGTERM, _as_interrupt)
     began = time.monotonic()
     estimate = Estimate.of(experiment, run_folder(runs, experiment.name))
     try:
-        with RunProgress(console, experiment, estimate, jobs) as progress:
+        live_run = run_folder(runs, experiment.name, fresh=not resume) if live else None
+        with RunProgress(console, experiment, estimate, jobs, live_run) as progress:
             if engine == "ray":
                 results = run_on_ray(experiment, runs, resume=resume, on_progress=progress.event)
             else:
-                results = run_experiment(experiment, runs, resume=resume, engine=engine, jobs=jobs, on_progress=progress.event)
+                results = run_experiment(experiment, runs, resume=resume, engine=engine, jobs=jobs, live=live,
+                                         on_progress=progress.event)
     except KeyboardInterrupt:
         print("interrupted; finished trials stay finished, the same command goes on from here"
               f"{'' if resume else ' (without --fresh)'}", file=sys.stderr)
