@@ -8,7 +8,7 @@ import pytest
 import testbed
 
 ROOT = Path(testbed.__file__).parent
-FLOORS = [{"errors"}, {"schema", "traces", "measurement"}, {"inference", "emulation"}, {"policies", "serving"}, {"workload"},
+FLOORS = [{"errors"}, {"schema", "traces", "measurement"}, {"inference", "emulation"}, {"policies", "placement", "serving"}, {"workload"},
           {"experiment", "doctor"}, {"cli"}]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
