@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import brentq, minimize
+from scipy.optimize import minimize, root
 
 from testbed.placement.projection import project, start
 
@@ -29,26 +29,29 @@ def by_sorting(y: np.ndarray, s: np.ndarray, b: float) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_against_a_generic_solver(seed: int) -> None:
-    """scipy minimises the Bregman divergence under the constraints. SLSQP stops at about 1e-7 (the divergence is flat at
-    its minimum), so the multiplier of its solution is then polished to 1e-9 by a root search on the budget alone."""
+    """scipy's SLSQP minimises the Bregman divergence under the constraints, to about 1e-8 (the divergence is flat at its
+    minimum); scipy's root finder then solves its optimality conditions, with the caps that SLSQP found, to 1e-12."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(3, 8))
     y, s = rng.exponential(1.0, n) + 1e-3, rng.uniform(1.0, 5.0, n)
     b = float(rng.uniform(0.2, 0.9) * s.sum())
     ours = one(y, s, b)
-
-    def divergence(x: np.ndarray) -> float:
-        return float((s * (x * np.log(x / y) - x + y)).sum())
-
-    start_at = np.full(n, b / s.sum())
-    found = minimize(divergence, start_at, jac=lambda x: s * np.log(x / y), method="SLSQP", bounds=[(1e-12, 1.0)] * n,
+    found = minimize(lambda x: float((s * (x * np.log(x / y) - x + y)).sum()), np.full(n, b / s.sum()),
+                     jac=lambda x: s * np.log(x / y), method="SLSQP", bounds=[(1e-12, 1.0)] * n,
                      constraints={"type": "eq", "fun": lambda x: s @ x - b, "jac": lambda x: s},
-                     options={"ftol": 1e-16, "maxiter": 500})
-    assert divergence(ours) <= found.fun + 1e-12
-    np.testing.assert_allclose(ours, found.x, atol=1e-5)
-    c = np.exp(brentq(lambda u: s @ np.minimum(1.0, np.exp(u) * y) - b, -30, 30, xtol=1e-15, rtol=1e-15))
-    np.testing.assert_allclose(ours, np.minimum(1.0, c * y), atol=1e-9)
-    assert s @ found.x == pytest.approx(b, abs=1e-9)
+                     options={"ftol": 1e-18, "maxiter": 2000}).x
+    np.testing.assert_allclose(ours, found, atol=1e-7)
+    free = found < 1 - 1e-6
+
+    def conditions(unknown: np.ndarray) -> np.ndarray:  # x of the free entries, and the multiplier
+        x = found.copy()
+        x[~free], x[free] = 1.0, unknown[:-1]
+        return np.append(s[free] * (np.log(x[free] / y[free]) - unknown[-1]), s @ x - b)
+
+    guess = np.append(found[free], np.log(found[free] / y[free]).mean())
+    solved = root(conditions, guess, tol=1e-14)
+    np.testing.assert_allclose(ours[free], solved.x[:-1], atol=1e-9)
+    np.testing.assert_allclose(ours[~free], 1.0, atol=1e-9)
 
 
 @settings(max_examples=150, deadline=None)
