@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from testbed.schema.topology import Strict, Topology
 from testbed.schema.units import Duration, Fraction, Rate
@@ -125,8 +126,67 @@ def _square(value: object) -> object:
     return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+class Queue(Strict):
+    """How requests wait on a device before the policy decides them.
+
+    `workers`: requests of a device that may be under way at a time; without it none waits. `order`: which one is next,
+    the first that came, or the one with the earliest deadline (scheduled instant plus its own deadline).
+    """
+
+    order: Literal["fifo", "edf"] = "fifo"
+    workers: int | None = Field(None, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _waits(self) -> Queue:
+        if self.order == "edf" and self.workers is None:
+            raise ValueError("workers: is missing: without a limit no request waits, and there is no order|"
+                             "write for example queue: {order: edf, workers: 2}")
+        return self
+
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1]:
+        raise ValueError("is not a range above zero|write the shorter duration first, for example [250ms, 1s]")
+    return value
+
+
+DurationRange = Annotated[tuple[Duration, Duration], AfterValidator(_ordered)]
+
+
+class Pivot(Strict):
+    """Another range of deadlines for the requests [from, to) of each device, counted from 0 without the warm-up."""
+
+    requests: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]
+    uniform: DurationRange
+
+    @model_validator(mode="after")
+    def _range(self) -> Pivot:
+        if self.requests[0] >= self.requests[1]:
+            raise ValueError("requests: is not a range|write from and to, for example requests: [200, 400]")
+        return self
+
+
+class Deadlines(Strict):
+    """A deadline of its own for every request, drawn uniformly from a range; `pivot` changes the range for a while."""
+
+    uniform: DurationRange
+    pivot: list[Pivot] = []
+
+    @model_validator(mode="after")
+    def _apart(self) -> Deadlines:
+        ranges = sorted(p.requests for p in self.pivot)
+        for before, after in pairwise(ranges):
+            if after[0] < before[1]:
+                raise ValueError(f"pivot: requests {list(before)} and {list(after)} overlap|end one before the next begins")
+        return self
+
+
 class Load(Strict):
-    """What arrives: per device, an open loop with scheduled instants, or a closed loop."""
+    """What arrives: per device, an open loop with scheduled instants, or a closed loop.
+
+    `deadlines` gives every request its own; `deadline` stays what policies know as the usual one. `min_accuracy` is what
+    requests ask of the model that answers.
+    """
 
     requests_per_device: int = Field(60, ge=1, le=1_000_000)
     warmup_requests: int = Field(5, ge=0, le=10_000)
@@ -134,6 +194,16 @@ class Load(Strict):
     rate_per_s: float = Field(2.0, gt=0, le=10_000)
     deadline: Duration = "500ms"  # type: ignore[assignment]
     timeout: Duration = "10s"  # type: ignore[assignment]
+    deadlines: Deadlines | None = None
+    min_accuracy: Fraction = 0.0
+    queue: Queue = Queue()
+
+    @model_validator(mode="after")
+    def _one_at_a_time(self) -> Load:
+        if self.arrivals == "closed" and self.queue.workers is not None:
+            raise ValueError("queue: with arrivals: closed one request at a time is under way, none waits|"
+                             "remove queue:, or use arrivals: poisson")
+        return self
 
 
 class Event(Strict):
