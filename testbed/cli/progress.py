@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from testbed.cli.live import LiveView, TrialView
+from testbed.cli.live import LiveView
+from testbed.cli.live_state import TrialState
 from testbed.experiment.estimate import Estimate
 from testbed.experiment.trials import Experiment, Trial
 
@@ -38,7 +39,7 @@ class RunProgress:
             disable=not console.is_terminal)
         self._task = self._progress.add_task(experiment.name, total=1.0, left="")
         self._name, self._live_run = experiment.name, live_run
-        self._live = LiveView(console, self._progress) if live_run is not None else None
+        self._live = LiveView(console, self._progress, self._position) if live_run is not None else None
 
     def __enter__(self) -> RunProgress:
         self._shown.start()
@@ -63,7 +64,7 @@ class RunProgress:
         head = f"[{self._position[name]}/{len(self._trials)}] {trial.label}"
         if self._live is not None and self._live_run is not None:
             if not self._live.shows(name) and kind == "phase":
-                self._live.add(name, TrialView.of(head, self._live_run / trial.folder, trial.scenario))
+                self._live.add(name, TrialState.of(head, self._live_run / trial.folder, trial.scenario))
             self._live.event(name, event)
         if kind == "skipped":
             self._end(trial)
