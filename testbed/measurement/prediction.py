@@ -13,20 +13,14 @@ from testbed.measurement import format as fmt
 from testbed.measurement.atomic import write_text_atomic
 from testbed.measurement.records import LIST_SEPARATOR, latency_s
 from testbed.measurement.trial import Trial
+from testbed.measurement.wire import wire_bytes
 
 PREDICTION = "prediction.csv"
-SEGMENT_BYTES = 1448  # TCP payload of a full segment: 1500 less 20 of IP, 20 of TCP and 12 of TCP's time stamps
-HEADER_BYTES = 52  # IP and TCP headers of each segment; links are shaped at the IP layer, so Ethernet's do not count
 AGREES_SHARE, AGREES_S = 0.10, 0.005  # a prediction holds within the larger of these
 COLUMNS = ("policy", "point", "requests", "predicted_s", "measured_s", "residual_s", "residual_share", "compute_s",
            "transmission_s", "delay_s", "agrees", "why_not")
 
 Groups = Iterable[tuple[str, Mapping[str, Any], Sequence[Trial]]]  # policy, sweep point, trials
-
-
-def wire_bytes(message_bytes: float) -> float:
-    """IP bytes of a message over TCP with full segments: the message and 52 bytes for each 1448 begun."""
-    return message_bytes + HEADER_BYTES * -(-message_bytes // SEGMENT_BYTES)
 
 
 def transfer_s(message_bytes: float, sides: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
