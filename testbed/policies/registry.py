@@ -8,10 +8,13 @@ from pathlib import Path
 from testbed.errors import InputError
 from testbed.policies.base import Policy
 from testbed.policies.knowledge import Context
+from testbed.policies.layercake import LayerCake
 from testbed.policies.static import Fixed, compile_plan
 from testbed.schema.scenario import PlanSpec, PolicySpec
 
-BUILT_IN: dict[str, type[Policy]] = {}  # published systems register here by name, one file each
+BUILT_IN: dict[str, type[Policy]] = {  # published systems register here by name, one file each
+    "layercake": LayerCake,
+}
 
 
 def make_policy(spec: PlanSpec | PolicySpec, context: Context) -> Policy:
