@@ -15,6 +15,7 @@ from rich.table import Table
 from testbed.cli.codecs import codecs, train_bottleneck
 from testbed.cli.cuts import cuts
 from testbed.cli.exits import exits
+from testbed.cli.statistics import statistics
 from testbed.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
@@ -22,6 +23,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 
 app.command("cuts")(cuts)
 app.command("exits")(exits)
+app.command("statistics")(statistics)
 app.command("codecs")(codecs)
 app.command("train-bottleneck")(train_bottleneck)
 

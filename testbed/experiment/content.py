@@ -16,7 +16,7 @@ from testbed.inference.codecs import Registry, standard_names
 from testbed.inference.codecs.learned import PREFIX
 from testbed.inference.compute import load_profile
 from testbed.inference.data import DATASETS, dataset_sha256, is_path, load_dataset
-from testbed.policies import ModelInfo
+from testbed.policies import ExitPoint, ModelInfo
 from testbed.schema.files import is_own_model, is_profile_path
 from testbed.schema.scenario import PlanSpec, PolicySpec, Scenario
 from testbed.schema.topology import Direction
@@ -75,7 +75,7 @@ class Content:
         codecs = Registry(path)
         for policy in scenario.policies:
             hashes |= {f"codec:{name}": codecs.learned(name).sha256() for name in _learned_codecs(policy)}
-        models = {name: _for_policies(info, path) for name, info in catalogue.models.items()}
+        models = {name: _for_policies(info, path, codecs) for name, info in catalogue.models.items()}
         return cls(catalogue, name, profiles, models, codecs, hashes)
 
 
@@ -93,14 +93,36 @@ class Content:
         return folder / "catalogue.yaml"
 
 
-def _for_policies(info: CatalogueEntry, catalogue: Path) -> ModelInfo:
+def _for_policies(info: CatalogueEntry, catalogue: Path, codecs: Registry) -> ModelInfo:
     """What policies may know of a model."""
     weights = catalogue.parent / info.weights if info.weights else None
     return ModelInfo(
         name=info.name, stage_names=tuple(s.name for s in info.stages), exits={e.name: e.after for e in info.exits},
         input_bytes=info.bytes_at(0), output_bytes=tuple(s.size_bytes for s in info.stages),
         macs=tuple(s.macs for s in info.stages), exit_accuracy={e.name: e.accuracy for e in info.exits},
+        exit_curve=_exit_points(info), wire_bytes=_wire_bytes(info, codecs),
         weight_bytes=weights.stat().st_size if weights and weights.is_file() else 4 * info.parameters)
+
+
+def _exit_points(info: CatalogueEntry) -> tuple[ExitPoint, ...]:
+    curve = info.exit_curve
+    if curve is None:
+        return ()
+    return tuple(ExitPoint(
+        threshold, {name: column[i] for name, column in curve.share.items()},
+        {name: value for name, column in curve.exit_accuracy.items() if (value := column[i]) is not None}, curve.accuracy[i])
+        for i, threshold in enumerate(curve.threshold))
+
+
+def _wire_bytes(info: CatalogueEntry, codecs: Registry) -> dict[str, tuple[int, ...]]:
+    """Payload per cut by codec; at a cut that a codec cannot carry, the float32 bytes, so that it never looks cheap there."""
+    float32 = tuple(info.bytes_at(cut) for cut in range(info.num_stages + 1))
+    found = {name: tuple(full if size is None else size for size, full in zip(sizes, float32, strict=True))
+             for name, sizes in info.wire_bytes.items()}
+    for name in codecs.learned_for([info.name]):
+        learned = codecs.learned(name).info
+        found[name] = tuple(learned.size_bytes if cut == learned.cut else full for cut, full in enumerate(float32))
+    return found
 
 
 def _own_model(scenario: Scenario, source: Path) -> CatalogueEntry:

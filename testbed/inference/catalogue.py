@@ -53,6 +53,30 @@ class ExitInfo(Strict):
     reference_time_s: float = Field(ge=0)
 
 
+class ExitCurve(Strict):
+    """How samples of the calibration split leave, by threshold on the largest softmax probability; one value per threshold.
+
+    `share` of the samples by exit, `exit_accuracy` of those that leave there (None where none do), `accuracy` over all.
+    """
+
+    samples: int = Field(ge=1)
+    threshold: tuple[float, ...] = Field(min_length=1)
+    accuracy: tuple[float, ...]
+    share: dict[str, tuple[float, ...]]
+    exit_accuracy: dict[str, tuple[float | None, ...]]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExitCurve:
+        columns = [self.accuracy, *self.share.values(), *self.exit_accuracy.values()]
+        if any(len(column) != len(self.threshold) for column in columns):
+            raise ValueError("has columns of different lengths")
+        if list(self.threshold) != sorted(self.threshold):
+            raise ValueError("threshold: does not rise")
+        if any(abs(sum(column[i] for column in self.share.values()) - 1) > 1e-3 for i in range(len(self.threshold))):
+            raise ValueError("share: does not add up to 1")
+        return self
+
+
 class ModelInfo(Strict):
     """A model of the catalogue. Everything here is known without loading torch or the weights."""
 
@@ -70,9 +94,17 @@ class ModelInfo(Strict):
     reference: dict[str, Any]
     stages: tuple[StageInfo, ...] = Field(min_length=1)
     exits: tuple[ExitInfo, ...] = Field(min_length=1)
+    exit_curve: ExitCurve | None = None  # of a model with early exits, where it was measured
+    wire_bytes: dict[str, tuple[int | None, ...]] = Field(default_factory=dict)  # codec -> mean payload per cut; None: unfit
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelInfo:
+        for codec, sizes in self.wire_bytes.items():
+            if len(sizes) != len(self.stages) + 1:
+                raise ValueError(f"wire_bytes.{codec}: has {len(sizes)} cuts instead of {len(self.stages) + 1}")
+        if self.exit_curve is not None and any(set(column) != {e.name for e in self.exits}
+                                               for column in (self.exit_curve.share, self.exit_curve.exit_accuracy)):
+            raise ValueError("exit_curve: its exits are not those of the model")
         if [e.after for e in self.exits] != sorted({e.after for e in self.exits}):
             raise ValueError("exits: are not in the order of their stages")
         if self.exits[-1].after != len(self.stages) - 1:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from testbed.inference.codecs import CODECS
 from testbed.inference.evaluate import ExitScore
 from testbed.inference.graph import GraphModel, stage_times_s
 from testbed.inference.staged import StagedModel, count_macs, stage_shapes
+
+WIRE_SAMPLES = 200  # calibration samples whose payloads are averaged for the catalogue
+WIRE_CODECS = ("raw", "raw+zstd", "fp16", "fp16+lz4", "fp16+zstd", "int8", "int8+lz4", "int8+zstd", "int8+zlib", "uint8",
+               "uint8+lz4", "uint8+zstd", "jpeg", "webp", "png")
 
 
 def measure(model: StagedModel, repeats: int = 60, warmup: int = 10) -> tuple[list[float], dict[int, float]]:
@@ -85,3 +92,26 @@ def describe(model: StagedModel, scores: Mapping[str, ExitScore], machine: str,
         "reference": reference(machine),
         "stages": stages, "exits": exits,
     }
+
+
+def wire_bytes(model: StagedModel, samples: NDArray[np.float32], codecs: Sequence[str] = WIRE_CODECS,
+               progress: Callable[[int, int], None] = lambda done, of: None) -> dict[str, list[int | None]]:
+    """Mean payload of the tensor at each cut 0..num_stages in each codec, in bytes without the message's header.
+
+    samples: (N, *input_shape), each sent by itself, as in a run. None where a codec is not made for the tensor; codecs for
+    images are for cut 0 only, because what crosses a later cut has not the values of an image.
+    """
+    found: dict[str, list[int | None]] = {name: [] for name in codecs}
+    with torch.inference_mode():
+        x = torch.from_numpy(np.ascontiguousarray(samples))  # (N, C, H, W)
+        for cut in range(model.num_stages + 1):
+            tensors = x.numpy()
+            for name in codecs:
+                codec = CODECS.named(name)
+                fits = codec.misfit((1, *tensors.shape[1:])) is None and (codec.kind == "tensor" or cut == 0)
+                sizes = [codec.encode(tensors[i:i + 1]).size_bytes for i in range(len(tensors))] if fits else []
+                found[name].append(round(statistics.fmean(sizes)) if sizes else None)
+            if cut < model.num_stages:
+                x = model.run(x, cut, cut + 1)
+            progress(cut + 1, model.num_stages + 1)
+    return found

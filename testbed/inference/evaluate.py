@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from testbed.inference.exits import softmax
 from testbed.inference.staged import StagedModel
 
 Logits = NDArray[np.float32]
+CURVE_THRESHOLDS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.01)  # of the catalogue's exit curves
 _BINS = 15
 
 
@@ -97,12 +98,32 @@ def score_exits(calibration: Mapping[str, Logits], calibration_labels: NDArray[n
 def leave_at(logits: Mapping[str, Logits], labels: NDArray[np.int64], threshold: float) -> dict[str, Any]:
     """Shares and accuracy when each sample leaves at the first exit with max probability >= threshold, or at the last.
 
-    Returns `share` by exit and `accuracy` over all.
+    Returns `share` by exit, `exit_accuracy` of those that leave there (None where none do), and `accuracy` over all.
     """
     answer, left = np.full(len(labels), -1), np.ones(len(labels), bool)
-    shares, last = {}, list(logits)[-1]
+    shares: dict[str, float] = {}
+    accuracies: dict[str, float | None] = {}
+    last = list(logits)[-1]
     for name, values in logits.items():
         leaves = left & ((softmax(values).max(1) >= threshold) | (name == last))
         answer[leaves], shares[name] = values.argmax(1)[leaves], float(leaves.mean())
+        accuracies[name] = float((answer[leaves] == labels[leaves]).mean()) if leaves.any() else None
         left &= ~leaves
-    return {"threshold": threshold, "share": shares, "accuracy": float((answer == labels).mean())}
+    return {"threshold": threshold, "share": shares, "exit_accuracy": accuracies, "accuracy": float((answer == labels).mean())}
+
+
+def exit_curve(logits: Mapping[str, Logits], labels: NDArray[np.int64],
+               thresholds: Sequence[float] = CURVE_THRESHOLDS) -> dict[str, Any]:
+    """How samples leave at each threshold, as the catalogue keeps it: columns with one value per threshold.
+
+    Parameters: logits (N, classes) of every exit by name, in the order of the exits; labels (N,).
+    """
+    rows = [leave_at(logits, labels, threshold) for threshold in thresholds]
+    return {"samples": len(labels), "threshold": [float(t) for t in thresholds],
+            "accuracy": [_rounded(row["accuracy"]) for row in rows],
+            "share": {name: [_rounded(row["share"][name]) for row in rows] for name in logits},
+            "exit_accuracy": {name: [_rounded(row["exit_accuracy"][name]) for row in rows] for name in logits}}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 5)

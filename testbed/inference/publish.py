@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from testbed.inference.catalogue import LoadedModel, builder, write_entry
-from testbed.inference.data import load_dataset
-from testbed.inference.describe import describe, measure, reference
-from testbed.inference.evaluate import exit_logits, leave_at, score_exits
+from testbed.inference.data import Dataset, as_float, load_dataset
+from testbed.inference.describe import WIRE_SAMPLES, describe, measure, reference, wire_bytes
+from testbed.inference.evaluate import Logits, exit_curve, exit_logits, leave_at, score_exits
 from testbed.inference.quantise import export_state, quantise
 from testbed.inference.recipes import RECIPES, Recipe
 from testbed.inference.staged import StagedModel
@@ -72,8 +72,9 @@ def train_to_catalogue(name: str, catalogue: Path, *, machine: str, seed: int = 
     calibration, test = load_dataset(recipe.dataset, "calibration"), load_dataset(recipe.dataset, "test")
     for entry, place, weights, content, storage, shipped, counted in entries:
         logits = exit_logits(shipped, test)
-        scores = score_exits(exit_logits(shipped, calibration), calibration.y, logits, test.y)
-        text = describe(shipped, scores, machine, counted)
+        held_out = exit_logits(shipped, calibration)
+        scores = score_exits(held_out, calibration.y, logits, test.y)
+        text = {**describe(shipped, scores, machine, counted), **_statistics(shipped, held_out, calibration)}
         _write(catalogue.parent / weights, content)
         write_entry(catalogue, entry, {
             "builder": place, "dataset": recipe.dataset, "weights": weights, "storage": storage,
@@ -98,6 +99,25 @@ def write_reference_times(loaded: LoadedModel, catalogue: Path, machine: str) ->
     entry["reference"] = {**entry["reference"], **reference(machine)}
     write_entry(catalogue, loaded.info.name, entry, HEADER)
     return sum(stages)
+
+
+def write_statistics(loaded: LoadedModel, catalogue: Path,
+                     progress: Callable[[int, int], None] = lambda done, of: None) -> dict[str, Any]:
+    """Measure a model's exit curve and payload bytes on its calibration split, and write them into its entry; returns them."""
+    entry = read_document(catalogue).data["models"][loaded.info.name]
+    calibration = load_dataset(loaded.info.dataset, "calibration")
+    held_out = exit_logits(loaded.model, calibration) if len(loaded.info.exits) > 1 else {}
+    found = _statistics(loaded.model, held_out, calibration, progress)
+    write_entry(catalogue, loaded.info.name, {**entry, **found}, HEADER)
+    return found
+
+
+def _statistics(model: StagedModel, held_out: Mapping[str, Logits], calibration: Dataset,
+                progress: Callable[[int, int], None] = lambda done, of: None) -> dict[str, Any]:
+    """What policies may know of a model apart from its costs: how samples leave, and what its tensors weigh in each codec."""
+    some = as_float(calibration.frames[:WIRE_SAMPLES])
+    curve = {"exit_curve": exit_curve(held_out, calibration.y)} if len(held_out) > 1 else {}
+    return {**curve, "wire_bytes": wire_bytes(model, some, progress=progress)}
 
 
 def _write(path: Path, content: bytes) -> None:

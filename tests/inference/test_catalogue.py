@@ -35,7 +35,7 @@ def edit(path: Path, old: str, new: str) -> None:
     ("builder: testbed.inference.zoo.digits:build", "builder: testbed.inference.zoo.nope:build", "builder cannot be loaded"),
     ("builder: testbed.inference.zoo.digits:build", "builder: none.py:build", "builder cannot be loaded"),
     ("weights: digits_branchy.safetensors", "weights: away.safetensors", "weights cannot be read"),
-    ("name: early", "name: soon", "stages or exits are not those of the catalogue"),
+    ("name: early, after: 2", "name: early, after: 1", "stages or exits are not those of the catalogue"),
 ])
 def test_wrong_entries(copy: Path, old: str, new: str, message: str) -> None:
     edit(copy, old, new)
