@@ -73,7 +73,8 @@ class ModelStates:
         if key is None:
             return
         self._states[key].in_flight.discard(outcome.request_id)
-        if key[0] != self._device and (outcome.status != "ok" or outcome.used_fallback):
+        failed = outcome.status != "ok" or outcome.used_fallback or outcome.error_type is not None
+        if key[0] != self._device and failed:
             self._states[key].cold_until_ns = outcome.t_ns + self._cold_ns
         if not any(state.in_flight for (node, _), state in self._states.items() if node == self._device):
             self._free_ns = outcome.t_ns

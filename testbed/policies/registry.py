@@ -9,11 +9,15 @@ from testbed.errors import InputError
 from testbed.policies.base import Policy
 from testbed.policies.knowledge import Context
 from testbed.policies.layercake import LayerCake
+from testbed.policies.mdinference import MDInference
+from testbed.policies.modipick import ModiPick
 from testbed.policies.static import Fixed, compile_plan
 from testbed.schema.scenario import PlanSpec, PolicySpec
 
 BUILT_IN: dict[str, type[Policy]] = {  # published systems register here by name, one file each
     "layercake": LayerCake,
+    "mdinference": MDInference,
+    "modipick": ModiPick,
 }
 
 

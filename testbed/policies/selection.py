@@ -84,8 +84,10 @@ def in_cloud(variants: Sequence[Variant], budget_s: float, min_accuracy: float =
 
 
 def fast_enough(variants: Sequence[Variant], budget_s: float, gamma: float = 1.0) -> list[Variant]:
-    """MDInference's eligible set: mean + gamma standard deviations < budget; the fastest alone when that is empty."""
-    return [v for v in variants if v.latency_s + gamma * v.spread_s < budget_s] or [min(variants, key=lambda v: v.latency_s)]
+    """MDInference's eligible set: total mean + gamma standard deviations < budget; the fastest alone when that is empty.
+
+    Raises ValueError without variants."""
+    return [v for v in variants if v.total_s + gamma * v.spread_s < budget_s] or [fastest(variants)]
 
 
 def modipick_weights(variants: Sequence[Variant], hard_s: float, soft_s: float) -> dict[Variant, float]:
@@ -93,13 +95,13 @@ def modipick_weights(variants: Sequence[Variant], hard_s: float, soft_s: float) 
 
     The base is the most accurate variant with mean + sigma < hard and mean - sigma < soft (the fastest when there is none).
     Explored are the variants that meet the same and whose mean lies within a sigma of the base's. The weight is
-    accuracy * (hard - (mean + sigma)) / |soft - mean|, where the divisor is at least a millisecond.
+    accuracy * (hard - (mean + sigma)) / |soft - mean|, where the divisor is at least a millisecond. A mean includes the network.
     """
-    eligible = [v for v in variants if v.latency_s + v.spread_s < hard_s and v.latency_s - v.spread_s < soft_s]
+    eligible = [v for v in variants if v.total_s + v.spread_s < hard_s and v.total_s - v.spread_s < soft_s]
     if not eligible:
-        return {min(variants, key=lambda v: v.latency_s): 1.0}
+        return {fastest(variants): 1.0}
     base = most_accurate(eligible)
-    weights = {v: v.accuracy * (hard_s - v.latency_s - v.spread_s) / max(abs(soft_s - v.latency_s), 1e-3)
-               for v in eligible if abs(v.latency_s - base.latency_s) <= base.spread_s}
+    weights = {v: v.accuracy * (hard_s - v.total_s - v.spread_s) / max(abs(soft_s - v.total_s), 1e-3)
+               for v in eligible if abs(v.total_s - base.total_s) <= base.spread_s}
     total = sum(weights.values())
     return {v: w / total for v, w in weights.items()} if total > 0 else {base: 1.0}
