@@ -271,6 +271,7 @@ class NodeSet:
         assert self._network is not None
         tier = self.topology.tier_of(node)
         memoised = {"outputs": str(outputs_folder())} if tier.compute.outputs == "memoised" else {}
+        residency = {} if tier.residency is None else {"residency": dict(tier.residency)}
         return {
             "name": node, "tier": tier.name, "host": "0.0.0.0", "port": PORT,
             "peers": {n: f"{a}:{PORT}" for n, a in self._network.addresses.items() if n != node},
@@ -279,7 +280,7 @@ class NodeSet:
             "catalogue": str(self._catalogue), "models": self._models(),
             # a policy that decides as it runs may never use the learned codecs, which would load torch
             "codecs": codecs_of_policy(self.trial.policy, self.trial.content.codecs, [] if memoised else self._models()),
-            "profiles": str(self.trial.content.profiles), "compute": tier.compute.profile or "real", **memoised,
+            "profiles": str(self.trial.content.profiles), "compute": tier.compute.profile or "real", **memoised, **residency,
             "telemetry": str(self.work / f"{node}.nodes.csv"), "ready": str(self._ready_file(node)),
         }
 

@@ -18,6 +18,7 @@ from testbed.policies import Context, NodeInfo, Policy, make_policy
 from testbed.policies.static import Fixed
 from testbed.schema.files import expand
 from testbed.schema.scenario import PlanSpec, PolicySpec, Scenario
+from testbed.serving.residency import check_budget
 from testbed.workload.arrivals import generator
 
 HASH_LENGTH = 12
@@ -122,6 +123,7 @@ def _without_paths(value: Any, content_sha256: Mapping[str, str]) -> Any:
 def check_content(scenario: Scenario, path: Path, own_model: CatalogueEntry | None = None) -> Content:
     """Open every file that the scenario names and compile every policy for every device. Raises InputError."""
     content = Content.of(scenario, path, own_model)
+    _check_residency(scenario, content, path)
     for policy in scenario.policies:
         for device in devices_of(scenario):
             try:
@@ -133,6 +135,22 @@ def check_content(scenario: Scenario, path: Path, own_model: CatalogueEntry | No
                                      remedy=error.remedy) from None
                 raise
     return content
+
+
+def _check_residency(scenario: Scenario, content: Content, path: Path) -> None:
+    """Models that are to be resident exist, and the scenario's own model fits every budget. Raises InputError."""
+    for i, tier in enumerate(scenario.topology.tiers):
+        for name in tier.residency.resident if tier.residency is not None else ():
+            if name not in content.models:
+                raise InputError("there is no such model in the catalogue", file=path, value=name,
+                                 key=f"topology.tiers[{i}].residency.resident", remedy=f"use some of {', '.join(content.models)}")
+        if tier.residency is not None:
+            names = {content.model, *tier.residency.resident}
+            try:
+                check_budget({n: content.models[n].weight_bytes for n in names}, tier.residency.budget, tier.residency.resident)
+            except InputError as error:
+                raise InputError(error.problem, file=path, key=f"topology.tiers[{i}].{error.key}", value=error.value,
+                                 remedy=error.remedy) from None
 
 
 def check_plan(policy: Policy, content: Content, name: str, device: str) -> None:
@@ -193,7 +211,10 @@ def node_info(scenario: Scenario, content: Content, node: str) -> NodeInfo:
             continue
         stage_s[name] = tuple(_time_s(profile, info, i, i + 1) for i in range(info.num_stages))
         head_s[name] = {e.name: _time_s(profile, info, 0, 1, (e.after,)) - _time_s(profile, info, 0, 1) for e in info.exits}
-    return NodeInfo(node, tier.name, stage_s, head_s)
+    kept, load_s = tier.residency, {}
+    if kept is not None and kept.load_rate is not None:
+        load_s = {n: kept.load_floor + 8 * m.weight_bytes / kept.load_rate for n, m in content.models.items()}
+    return NodeInfo(node, tier.name, stage_s, head_s, load_s, kept.budget if kept is not None else None)
 
 
 def _time_s(profile: ComputeProfile, info: CatalogueEntry, start: int, stop: int, exits: tuple[int, ...] = ()) -> float:

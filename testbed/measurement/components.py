@@ -10,13 +10,15 @@ import pandas as pd
 
 from testbed.measurement.records import latency_s
 
-ISSUE, DECISION, ENCODE, DOWNLINK, UNACCOUNTED = "issue", "decision", "encode", "downlink", "unaccounted"
+ISSUE, DISPATCH, DECISION, BACKUP_WAIT = "issue", "dispatch queue", "decision", "backup wait"
+ENCODE, DOWNLINK, UNACCOUNTED = "encode", "downlink", "unaccounted"
 ATTEMPT = "failed attempt"
 # each part of a hop row: (component suffix, start column, end column)
 _PARTS = (
     ("encode", "encode_start_ns", "encode_end_ns"),
     ("transfer", "send_start_ns", "recv_last_ns"),
-    ("queue", "queue_start_ns", "compute_start_ns"),
+    ("queue", "queue_start_ns", "turn_ns"),
+    ("load", "turn_ns", "loaded_ns"),
     ("compute", "compute_start_ns", "compute_end_ns"),
 )
 
@@ -27,7 +29,7 @@ def component_order(names: Sequence[str], tiers: Sequence[str]) -> list[str]:
     """Sort component names along a request's way: issue, device, uplink, edge, ..., downlink, unaccounted."""
 
     def key(name: str) -> tuple[float, str]:
-        fixed = {ISSUE: -3.0, DECISION: -2.0, ENCODE: 0.5, DOWNLINK: 1e6, ATTEMPT: 2e6, UNACCOUNTED: 1e7}
+        fixed = {ISSUE: -5.0, DISPATCH: -4.0, DECISION: -3.0, BACKUP_WAIT: -2.0, ENCODE: 0.5, DOWNLINK: 1e6, ATTEMPT: 2e6, UNACCOUNTED: 1e7}
         if name in fixed:
             return fixed[name], name
         head, _, tail = name.partition(" ")
@@ -35,7 +37,7 @@ def component_order(names: Sequence[str], tiers: Sequence[str]) -> list[str]:
             src = head.split("-")[0]
             return (tiers.index(src) if src in tiers else len(tiers)) + 0.6, name
         place = tiers.index(head) if head in tiers else len(tiers)
-        return place + {"queue": 0.1, "compute": 0.2}.get(tail, 0.3), name
+        return place + {"queue": 0.1, "load": 0.15, "compute": 0.2}.get(tail, 0.3), name
 
     return sorted(dict.fromkeys(names), key=key)
 
@@ -43,10 +45,11 @@ def component_order(names: Sequence[str], tiers: Sequence[str]) -> list[str]:
 def components(requests: pd.DataFrame, hops: pd.DataFrame, tier_of: Mapping[str, str]) -> pd.DataFrame:
     """Return one row per answered request (index: request_id) and one column per component, in seconds.
 
-    Components: `issue` (scheduled to issued), `decision`, `<tier> queue`, `<tier> compute`, `encode`,
+    Components: `issue` (scheduled to issued), `dispatch queue` (issued until the device takes it up), `decision`,
+    `backup wait` (for the plan, until the backup that gave the answer was started), `<tier> queue`, `<tier> load`, `<tier> compute`, `encode`,
     `<tier>-<tier> up` (first byte handed over to last byte read), `downlink`, `failed attempt` (a transfer that
-    got no answer, until what was done next), and `unaccounted`: what no row explains. Intervals are
-    laid on the request's time line in the order of their start; an instant
+    got no answer, until what was done next), and `unaccounted`: what no row explains. Rows of the side of a plan with a
+    backup that did not give the answer are left out. Intervals are laid on the request's time line in the order of their start; an instant
     that two intervals cover counts for the earlier one, so the columns add up to the latency exactly.
     """
     done = requests[(requests["status"] == "ok") & requests["completed_ns"].notna()].drop_duplicates("request_id")
@@ -59,9 +62,22 @@ def components(requests: pd.DataFrame, hops: pd.DataFrame, tier_of: Mapping[str,
     issued = (done["issued_ns"].fillna(done["scheduled_ns"]).to_numpy("int64") - scheduled).clip(min=0)
     decision = np.nan_to_num(done["decision_duration_s"].to_numpy("float64"))
     pieces.append((everyone, np.zeros_like(issued), issued, _names(ISSUE, len(done))))
-    pieces.append((everyone, issued, issued + np.rint(decision * 1e9).astype("int64"), _names(DECISION, len(done))))
+    taken = np.maximum(issued, done["dispatched_ns"].fillna(done["issued_ns"]).fillna(done["scheduled_ns"]).to_numpy("int64") - scheduled)
+    decided = taken + np.rint(decision * 1e9).astype("int64")
+    if (taken > issued).any():
+        pieces.append((everyone, issued, taken, _names(DISPATCH, len(done))))
+    pieces.append((everyone, taken, decided, _names(DECISION, len(done))))
+
+    hops = hops[~hops["duplicate"].fillna(False).to_numpy(dtype=bool)]
+    by_backup = everyone[done["backup"].eq("won").fillna(False).to_numpy(dtype=bool)]
+    if len(by_backup):
+        begins = hops.groupby("request_id")["queue_start_ns"].min().reindex(index[by_backup]).to_numpy("int64")
+        pieces.append((by_backup, decided[by_backup], begins - scheduled[by_backup], _names(BACKUP_WAIT, len(by_backup))))
 
     owner = index.get_indexer(hops["request_id"])
+    loading_ns = hops["load_ns"].fillna(0) if "load_ns" in hops else 0
+    loaded_ns = hops["compute_start_ns"].where(hops["load_ns"].notna()) if "load_ns" in hops else pd.NA
+    hops = hops.assign(turn_ns=hops["compute_start_ns"] - loading_ns, loaded_ns=loaded_ns)  # turn: the worker was free
     for part, start_column, end_column in _PARTS:
         rows = hops[(owner >= 0) & hops[start_column].notna().to_numpy() & hops[end_column].notna().to_numpy()]
         if not len(rows):

@@ -73,6 +73,7 @@ def request_frame(trials: Sequence[Trial]) -> pd.DataFrame:
             bytes_up=_hop_bytes(frame, trial.hops, "up", "request_bytes"),
             bytes_down=_hop_bytes(frame, trial.hops, "down", "response_bytes"),
             offloaded=_offloaded(frame, trial),
+            cost=costs(frame, trial),
         )
         frames.append(frame)
     joined = pd.concat(frames, ignore_index=True)
@@ -176,6 +177,11 @@ METRICS: tuple[Metric, ...] = (
            lambda f: f["offloaded"]),
     Metric("fallback", "share", "requests that the device answered by its fallback after a remote step failed / requests",
            "mean", lambda f: _flag(f["ok"] & f["error_type"].str.startswith("fallback").fillna(False))),
+    Metric("cost_per_1000", "currency", "price of all computations on tiers that are paid for (`prices:` of the scenario: "
+           "invocations + time x memory; the currency is in the manifest), duplicates too, / requests x 1000", "mean",
+           lambda f: f["cost"] * 1000),
+    Metric("cold_start", "share", "requests that waited for a model to be loaded from disk / answered requests", "mean",
+           lambda f: _cold(f)),
     Metric("unaccounted_max", "s", "longest part of a request's latency that no hop explains", "max",
            lambda f: f[COMPONENT + UNACCOUNTED]),
 )
@@ -192,6 +198,7 @@ COMPONENT_MEANINGS: tuple[tuple[str, str], ...] = (
     ("issue", "from the scheduled instant until the load generator handed the request over"),
     ("decision", "the policy's own computing time"),
     ("TIER queue", "waiting for a worker on a node of this tier"),
+    ("TIER load", "loading a cold model from disk on a node of this tier"),
     ("TIER compute", "model running on a node of this tier (a compute profile's hold included)"),
     ("encode", "codec of what is sent, on any node"),
     ("TIER-TIER up", "from the first byte handed to the socket until the receiver read the last: "
@@ -225,6 +232,29 @@ def _hop_bytes(frame: pd.DataFrame, hops: pd.DataFrame, direction: str, fallback
     size = rows["payload_bytes"].fillna(0).astype("float64") + rows["header_bytes"].fillna(0).astype("float64")
     per_request = size.groupby(rows["request_id"]).sum()
     return frame["request_id"].map(per_request).astype("float64").fillna(0.0)
+
+
+def _cold(frame: pd.DataFrame) -> pd.Series:
+    """1.0 where a computation of the request had to load its model first; NaN where no node ever unloads."""
+    loads = [name for name in frame.columns if name.startswith(COMPONENT) and name.endswith(" load")]
+    if not loads:
+        return pd.Series(np.nan, index=frame.index)
+    return frame[loads].sum(axis=1).gt(0).astype("float64").where(frame["ok"])
+
+
+def costs(frame: pd.DataFrame, trial: Trial) -> pd.Series:
+    """Cost per request in the scenario's currency, by its prices; NaN where the scenario has none."""
+    prices = ((trial.manifest.get("config") or {}).get("prices") or {}).get("tiers")
+    if not prices:
+        return pd.Series(np.nan, index=frame.index)
+    rows = trial.hops[trial.hops["compute_end_ns"].notna()]
+    price = rows["dst_node"].map(lambda node: prices.get(trial.tier_of.get(node, node)))
+    rows, price = rows[price.notna()], price[price.notna()]
+    loading_ns = rows["load_ns"].fillna(0).astype("float64") if "load_ns" in rows else 0.0
+    duration_s = ((rows["compute_end_ns"] - rows["compute_start_ns"]).astype("float64") + loading_ns) / 1e9
+    rate_per_s = price.map(lambda p: p["per_gb_s"] * float(p["memory"].removesuffix("B")) / 1e9).astype("float64")
+    each = price.map(lambda p: p["per_invocation"]).astype("float64") + duration_s * rate_per_s
+    return frame["request_id"].map(each.groupby(rows["request_id"]).sum()).astype("float64").fillna(0.0)
 
 
 def _offloaded(frame: pd.DataFrame, trial: Trial) -> pd.Series:

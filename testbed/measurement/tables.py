@@ -60,6 +60,7 @@ REQUESTS = _table(
     ("phase", "", "str", "warmup, measure or drain; only measure enters the results"),
     ("scheduled_ns", "ns", "int", "instant at which the request was due; latency counts from here"),
     ("issued_ns", "ns", "int", "instant at which the load generator handed it over"),
+    ("dispatched_ns", "ns", "int", "instant at which its turn on the device came and the policy was asked"),
     ("completed_ns", "ns", "int", "instant at which the device held the answer, or gave up"),
     ("status", "", "str", "ok, failed or dropped"),
     ("error_type", "", "str", "what went wrong; empty when ok"),
@@ -80,15 +81,18 @@ REQUESTS = _table(
     ("deadline_s", "s", "float", "time allowed from the scheduled instant"),
     ("deadline_met", "", "bool", "answered ok within the deadline"),
     ("decision_duration_s", "s", "float", "time that the policy took"),
+    ("backup", "", "str", "won or lost: the plan's backup was started on the device, and gave the answer or not; empty when it "
+     "was not started"),
+    ("duplicates", "", "int", "answers that came after the one that counts; empty when no backup was started"),
 )
 
 HOPS = _table(
     "hops",
-    "one row per request and hop: a transfer between two nodes or a computation on one",
+    "one row per request (or probe) and hop: a transfer between two nodes or a computation on one",
     ("run_id", "", "str", "trial that the row belongs to"),
-    ("request_id", "", "str", "request that the hop belongs to"),
+    ("request_id", "", "str", "request, or probe (DEVICE-probe-NUMBER), that the hop belongs to"),
     ("hop_index", "", "int", "order of the hop within its request, from 0"),
-    ("kind", "", "str", "compute or transfer"),
+    ("kind", "", "str", "compute, transfer, or probe (a message of a policy's active probe)"),
     ("src_node", "", "str", "sender, or the node that computes"),
     ("dst_node", "", "str", "receiver, or the node that computes"),
     ("link", "", "str", "emulated link; several in path order are joined with +"),
@@ -105,6 +109,10 @@ HOPS = _table(
     ("compute_start_ns", "ns", "int", "worker began (compute profile's hold included)"),
     ("compute_end_ns", "ns", "int", "worker done"),
     ("service_ns", "ns", "int", "service time that the compute profile asked for; empty for real compute"),
+    ("model", "", "str", "model that was computed"),
+    ("load_ns", "ns", "int", "loading the model from disk, the last part of the wait from queue_start to compute_start; empty "
+     "when it was in memory"),
+    ("duplicate", "", "bool", "true: of the side that did not give the answer, plan or backup; empty when no backup was started"),
     ("memo_hit", "", "bool", "memoised output looked up (true) or computed after all (false); empty where outputs are computed"),
 )
 

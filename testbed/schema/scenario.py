@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from testbed.schema.topology import Strict, Topology
-from testbed.schema.units import Duration, Fraction, Rate
+from testbed.schema.units import Duration, Fraction, Rate, Size
 
 POLICY_NAME = r"^[a-z0-9][a-z0-9_.-]{0,39}$"
 
@@ -249,6 +249,24 @@ class ValidityLimit(Strict):
     on_fail: Literal["fail", "warn", "off"] = "fail"
 
 
+class Price(Strict):
+    """What computing on a tier costs: invocations x time x memory, as serverless platforms bill it.
+
+    A computation costs `per_invocation` + (loading + computing time) x `memory` x `per_gb_s`; 1 GB is 10^9 bytes.
+    """
+
+    per_invocation: float = Field(0.0, ge=0)
+    per_gb_s: float = Field(0.0, ge=0)
+    memory: Size = Field(ge=1)
+
+
+class Prices(Strict):
+    """Prices of the tiers that are paid for; the others are free."""
+
+    currency: str = Field("USD", pattern=r"^[A-Z]{3}$")
+    tiers: dict[str, Price] = Field(min_length=1)
+
+
 class Scenario(Strict):
     """One experiment. Its trials are policies x sweep points x repeats, each in a network of its own."""
 
@@ -270,6 +288,7 @@ class Scenario(Strict):
     replay_step: Duration = "10ms"  # type: ignore[assignment]
     calibration: Calibration = Calibration()
     validity: dict[str, float | ValidityLimit] = {}
+    prices: Prices | None = None
 
     @property
     def device_tier(self) -> str:
@@ -285,6 +304,9 @@ class Scenario(Strict):
         tiers = [t.name for t in self.topology.tiers]
         if self.devices is not None and self.devices not in tiers:
             raise ValueError(f"devices: {self.devices!r} is not a tier of the topology|use one of {', '.join(tiers)}")
+        for tier in self.prices.tiers if self.prices is not None else ():
+            if tier not in tiers:
+                raise ValueError(f"prices.tiers: there is no tier {tier!r}|use one of {', '.join(tiers)}")
         links = {f"{a}-{b}" for _, a, b in self.topology.node_links()}
         for i, event in enumerate(self.events):
             for key, known in (("link", links), ("node", set(self.topology.node_names)), ("tier", set(tiers))):

@@ -160,6 +160,28 @@ class Compute(Strict):
         return self
 
 
+class Residency(Strict):
+    """Models that a node of the tier keeps in memory; without it all of them are, from the start.
+
+    `budget`: weights that may be in memory at a time (size of their files); the model that was not used for longest goes.
+    `load_rate`, `load_floor`: loading a cold model takes its weights over this rate and the floor; without a rate, what
+    reading and building it takes on this machine. `keep_alive`: a model that was not used for this long is unloaded.
+    `resident`: models that are in memory when the load begins.
+    """
+
+    budget: Size | None = None
+    load_rate: Rate | None = None
+    load_floor: Duration = 0.0
+    keep_alive: Duration | None = None
+    resident: list[str] = []
+
+    @model_validator(mode="after")
+    def _floor(self) -> Residency:
+        if self.load_floor and self.load_rate is None:
+            raise ValueError("load_floor: goes with load_rate:|write for example load_rate: 400mbit")
+        return self
+
+
 def _compute(value: object) -> object:
     if value == "real":
         return {}
@@ -178,6 +200,14 @@ class Tier(Strict):
     image: str = "host"
     cpus: float | None = Field(None, gt=0)
     memory: Size | None = None
+    residency: Residency | None = None
+
+    @model_validator(mode="after")
+    def _loading(self) -> Tier:
+        if self.residency is not None and self.residency.load_rate is None and self.compute.outputs == "memoised":
+            raise ValueError("residency.load_rate: is missing: with outputs: memoised no weights are read|"
+                             "write for example residency: {load_rate: 400mbit}")
+        return self
 
     @property
     def nodes(self) -> list[str]:

@@ -38,6 +38,7 @@ class Answer:
     recv_last_ns: int  # last byte of the answer read
     request_header_bytes: int
     response_header_bytes: int
+    send_start_ns: int = 0  # first byte of the request handed to a connection that was open
 
 
 class _Connection(asyncio.Protocol):
@@ -47,6 +48,7 @@ class _Connection(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.closed = False
         self._answer: asyncio.Future[Answer] | None = None
+        self._sent_ns = 0
         self._reset(0)
 
     def _reset(self, sent_header_bytes: int) -> None:
@@ -64,6 +66,7 @@ class _Connection(asyncio.Protocol):
         """Write a request and return the future of its answer."""
         assert self.transport is not None and self._answer is None
         self._reset(len(head))
+        self._sent_ns = time.monotonic_ns()
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(head + body)
         return self._answer
@@ -99,7 +102,8 @@ class _Connection(asyncio.Protocol):
         if len(self._buffer) > start + size or headers.get("connection", "").lower() == "close":
             self.abort()
         if not answer.done():
-            answer.set_result(Answer(status, headers, body, self._first_ns, now_ns, self._sent_header_bytes, start))
+            answer.set_result(Answer(status, headers, body, self._first_ns, now_ns, self._sent_header_bytes, start,
+                                     self._sent_ns))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,15 +29,16 @@ from testbed.serving.protocol import (
     encode_request,
     parse_json,
 )
-from testbed.serving.worker import BadInput, Expired, UnknownModel, Worker, WorkerClosed
+from testbed.serving.worker import BadInput, Expired, UnknownModel, Withdrawn, Worker, WorkerClosed
 
 Hop = dict[str, Any]
-_ERROR_TYPES = {UnknownModel: "unknown_model", BadInput: "bad_request", Expired: "timeout", WorkerClosed: "closed"}
+_ERROR_TYPES = {UnknownModel: "unknown_model", BadInput: "bad_request", Expired: "timeout",
+                Withdrawn: "withdrawn", WorkerClosed: "closed"}
 _STATUS_TYPES = {400: "bad_request", 404: "unknown_model", 413: "too_large", 503: "not_ready"}
 _HOP_KEYS = frozenset({
     "kind", "src_node", "dst_node", "direction", "stage", "payload_bytes", "header_bytes", "encode_start_ns",
     "encode_end_ns", "send_start_ns", "recv_first_ns", "recv_last_ns", "queue_start_ns", "compute_start_ns",
-    "compute_end_ns", "service_ns", "memo_hit"})
+    "compute_end_ns", "service_ns", "memo_hit", "model", "load_ns"})
 
 
 class StepFailed(Exception):
@@ -62,6 +63,7 @@ class Done:
     end_ns: int
     request_bytes: int = 0
     response_bytes: int = 0
+    states: dict[str, Any] = field(default_factory=dict)  # node -> what it said of itself (see server.state)
 
 
 @dataclass(frozen=True)
@@ -87,31 +89,34 @@ class PlanOutcome:
     response_bytes: int | None = None
     used_fallback: bool = False
     remote_error: str | None = None
+    states: Mapping[str, Any] = field(default_factory=dict)  # node -> its queue_depth, inflight, resident models
 
 
 async def execute_plan(local: str, worker: Worker, client: NodeClient, steps: Sequence[Mapping[str, Any]],
                        x: NDArray[np.float32], *, request_id: str, start_ns: int | None = None,
-                       timeout_s: float = 10.0, fallback: Sequence[Mapping[str, Any]] = (),
-                       retries: int = 0, coder: Coder | None = None) -> PlanOutcome:
+                       timeout_s: float | None = 10.0, fallback: Sequence[Mapping[str, Any]] = (),
+                       retries: int = 0, coder: Coder | None = None,
+                       wanted: Callable[[], bool] | None = None) -> PlanOutcome:
     """Execute a plan for one input x (1, C, H, W), seen from node `local`; always ends with a status.
 
     Parameters
     ----------
     steps, fallback: as JSON-ready mappings (see `plan.Step`); `fallback` is run, without a time-out, when the plan fails.
     start_ns: instant (CLOCK_MONOTONIC) from which the plan's time counts; now when absent.
-    timeout_s: time after which the plan has failed. With retries each attempt gets an equal share of what is left.
+    timeout_s: time after which the plan has failed (None: any). With retries each attempt gets an equal share of what is left.
     retries: how often a transfer that failed is tried again.
     coder: this node's codecs; those that need no catalogue when absent.
+    wanted: asked before each computation on this node, whether the answer is still wanted; yes when absent.
 
     Raises PlanError for a plan that could never be executed.
     """
     start_ns = time.monotonic_ns() if start_ns is None else start_ns
     parsed, spare = parse_steps(steps), parse_steps(fallback) if fallback else []
-    deadline_ns = start_ns + round(timeout_s * 1e9)
+    deadline_ns = None if timeout_s is None else start_ns + round(timeout_s * 1e9)
     coder = coder or Coder()
     try:
         done = await run_steps(local, worker, client, parsed, x, request_id=request_id, start_ns=start_ns,
-                               deadline_ns=deadline_ns, retries=retries, coder=coder)
+                               deadline_ns=deadline_ns, retries=retries, coder=coder, wanted=wanted)
         if done.exit_id is None:
             raise StepFailed("bad_request", "the plan ended before the model's last stage without an exit", done.hops)
         return _outcome(done, done.hops)
@@ -136,12 +141,12 @@ def _outcome(done: Done, hops: list[Hop], sent_before: int = 0, remote_error: st
         "ok", done.end_ns, hops, prediction=int(done.output[0].argmax()), logits=done.output, exit_id=done.exit_id,
         exit_confidence=done.confidence, final_node=done.final_node, final_model=done.final_model,
         request_bytes=done.request_bytes + sent_before, response_bytes=done.response_bytes,
-        used_fallback=remote_error is not None, remote_error=remote_error)
+        used_fallback=remote_error is not None, remote_error=remote_error, states=done.states)
 
 
 async def run_steps(local: str, worker: Worker, client: NodeClient, steps: Sequence[Step], x: NDArray[np.float32], *,
                     request_id: str, start_ns: int, deadline_ns: int | None, retries: int = 0,
-                    coder: Coder) -> Done:
+                    coder: Coder, wanted: Callable[[], bool] | None = None) -> Done:
     """Execute steps from this node on: its own steps here, and the rest, from the first remote step on, over there.
 
     Raises StepFailed.
@@ -156,13 +161,14 @@ async def run_steps(local: str, worker: Worker, client: NodeClient, steps: Seque
         last = i + 1 == len(steps)
         try:
             result = await worker.execute(step.model, step.start, step.stop, current, step.rule, queue_start_ns=t_ns,
-                                          deadline_ns=deadline_ns, final_answers=last or steps[i + 1].start > 0)
-        except (UnknownModel, BadInput, Expired, WorkerClosed) as error:
+                                          deadline_ns=deadline_ns, final_answers=last or steps[i + 1].start > 0,
+                                          wanted=wanted)
+        except (UnknownModel, BadInput, Expired, Withdrawn, WorkerClosed) as error:
             raise StepFailed(_ERROR_TYPES[type(error)], str(error), hops) from None
         except Exception as error:  # whatever a model's own code raises ends this request, not the node
             raise StepFailed("compute_error", f"{type(error).__name__}: {error}", hops) from error
-        hops.append({"kind": "compute", "src_node": local, "dst_node": local, "direction": "local",
-                     "stage": f"{result.start}:{result.stop}", "queue_start_ns": result.queue_start_ns,
+        hops.append({"kind": "compute", "src_node": local, "dst_node": local, "direction": "local", "model": step.model,
+                     "load_ns": result.load_ns, "stage": f"{result.start}:{result.stop}", "queue_start_ns": result.queue_start_ns,
                      "compute_start_ns": result.compute_start_ns, "compute_end_ns": result.compute_end_ns,
                      "service_ns": result.service_ns, "memo_hit": result.memo_hit})
         t_ns, current = result.compute_end_ns, result.output
@@ -246,7 +252,8 @@ def _arrived(local: str, client: NodeClient, node: str, up: Hop, hops: list[Hop]
     if response is None:
         raise StepFailed(error_type, message, hops)
     return Done(response.outputs[0].data, timing["exit_id"], timing["confidence"], timing["final_node"],
-                timing["final_model"], hops, answer.recv_last_ns, sent_bytes, len(answer.body))
+                timing["final_model"], hops, answer.recv_last_ns, sent_bytes, len(answer.body),
+                timing.get("states") or {})
 
 
 def _timing(text: object) -> dict[str, Any]:

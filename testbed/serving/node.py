@@ -3,8 +3,8 @@
 Configuration (JSON): `name`, `tier`, `host`, `port` (0: any), `peers` {node: "address:port"}, `tiers` {node: tier},
 `tier_order` [tier], `catalogue` (path), `models` [name], `codecs` [name] (used once before the node is ready; all when
 absent), `profiles` (folder), `compute` (profile's name or file, or `real`), `outputs` (folder of memoised outputs, to
-be looked up instead of computed), `telemetry` (CSV to write), `ready` (JSON file written when the models are loaded and
-warm), `max_body_bytes`, `body_timeout_s`. Only `name` and `catalogue` are required.
+be looked up instead of computed), `residency` (see serving/residency.py), `telemetry` (CSV to write), `ready` (JSON file
+written when the models are loaded and warm), `max_body_bytes`, `body_timeout_s`. Only `name` and `catalogue` are required.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from testbed.serving.client import NodeClient
 from testbed.serving.coding import Coder
 from testbed.serving.server import NodeServer
 from testbed.serving.telemetry import memory_bytes, write_telemetry
-from testbed.serving.worker import Worker, served_models
+from testbed.serving.worker import Worker, make_worker
 
 _LOG = logging.getLogger("testbed.node")
 _KEYS = {"name", "tier", "host", "port", "peers", "tiers", "tier_order", "catalogue", "models", "codecs", "profiles",
-         "compute", "outputs", "telemetry", "ready", "max_body_bytes", "body_timeout_s"}
+         "compute", "outputs", "residency", "telemetry", "ready", "max_body_bytes", "body_timeout_s"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,8 +78,8 @@ async def _serve(config: Mapping[str, Any], die_with_stdin: bool) -> None:
     client = NodeClient(name, config.get("peers", {}), config.get("tiers", {}), config.get("tier_order", []))
     profile = load_profile(config["compute"], config.get("profiles", ".")) if "compute" in config else REAL
     catalogue = load_catalogue(config["catalogue"])
-    models = served_models(catalogue, config.get("models", catalogue.models), config.get("outputs"))
-    worker = Worker(models, profile)
+    names = config.get("models", list(catalogue.models))
+    worker = make_worker(catalogue, names, profile, config.get("outputs"), config.get("residency"))
     limits = {k: config[k] for k in ("max_body_bytes", "body_timeout_s") if k in config}
     codecs = Registry(catalogue.path)
     server = NodeServer(name, worker, client, **limits, coder=Coder(codecs, profile))
@@ -89,21 +89,22 @@ async def _serve(config: Mapping[str, Any], die_with_stdin: bool) -> None:
         raise InputError(f"cannot listen: {error.strerror}", key="port", value=config.get("port", 8000),
                          remedy="choose a free port") from None
     await worker.warm_up()
-    codecs.warm_up(config.get("codecs", [*standard_names(), *codecs.learned_for(models)]))
+    codecs.warm_up(config.get("codecs", [*standard_names(), *codecs.learned_for(names)]))
     times = await _model_times(worker)
+    worker.settle()
     telemetry = None
     if "telemetry" in config:
         telemetry = asyncio.create_task(write_telemetry(
             Path(config["telemetry"]), name, lambda: (worker.queue_depth, server.inflight)))
     freeze_garbage()
     server.ready = True
-    facts = {"node": name, "port": port, "pid": os.getpid(), "models": list(models), "compute": profile.name,
+    facts = {"node": name, "port": port, "pid": os.getpid(), "models": list(names), "compute": profile.name,
              "start_s": round(time.monotonic() - begin, 3), "memory_bytes": memory_bytes(),
              "model_time_s": times}
     if "ready" in config:
         _write_atomic(Path(config["ready"]), json.dumps(facts))
     print(json.dumps(facts), flush=True)
-    _LOG.info("%s ready on port %d with %s, compute %s", name, port, ", ".join(models) or "no model", profile.name)
+    _LOG.info("%s ready on port %d with %s, compute %s", name, port, ", ".join(names) or "no model", profile.name)
     await stop.wait()
     _LOG.info("%s stops; %d computations held to the profile, %d took longer than it (worst by %.1f ms)", name,
               worker.held, worker.overruns, worker.overrun_max_ns / 1e6)
@@ -121,8 +122,8 @@ async def _model_times(worker: Worker, runs: int = 5) -> dict[str, dict[str, flo
     import numpy as np
 
     times: dict[str, dict[str, float | None]] = {}
-    for name, loaded in worker.models.items():
-        info, x = loaded.info, np.zeros((1, *loaded.info.input_shape), np.float32)
+    for name, info in worker.infos.items():
+        x = np.zeros((1, *info.input_shape), np.float32)
         took = []
         for _ in range(runs):
             result = await worker.execute(name, 0, info.num_stages, x)

@@ -103,7 +103,9 @@ class NodeServer:
         path, method = request.path, request.method
         match = _MODEL_PATH.match(path)
         wanted = "POST" if match is not None and match[3] == "infer" else "GET"
-        known = path in ("/v2", "/v2/", "/v2/health/live", "/v2/health/ready") or match is not None
+        echo = path == "/v2/testbed/echo"
+        wanted = "POST" if echo else wanted
+        known = path in ("/v2", "/v2/", "/v2/health/live", "/v2/health/ready") or echo or match is not None
         if not known:
             raise ProtocolError(f"there is nothing at {path[:100]}", 404)
         if method != wanted:
@@ -112,6 +114,8 @@ class NodeServer:
             return json_response({"live": True})
         if path == "/v2/health/ready":
             return json_response({"ready": self.ready}, 200 if self.ready else 503)
+        if echo:
+            return await self._echo(request)
         if match is None:
             return json_response({"name": f"testbed node {self.name}", "version": testbed.__version__,
                                   "extensions": ["binary_tensor_data"]})
@@ -138,6 +142,19 @@ class NodeServer:
             raise ProtocolError("the node is not ready", 503)
         return await self._infer(model, body, request.headers.get(HEADER_LENGTH), first_ns, last_ns)
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """What this node says of itself with every answer: its queue, and the models in memory (None: all, always)."""
+        residency = self.worker.residency
+        return {"queue_depth": self.worker.queue_depth, "inflight": self.worker.inflight,
+                "resident": None if residency is None else list(residency.resident)}
+
+    async def _echo(self, request: web.BaseRequest) -> web.Response:
+        """A probe: takes any body and says when it came, how long it was here (from its last byte on), and the node's state."""
+        _, first_ns, last_ns = await read_body(request, self.max_body_bytes, self.body_timeout_s)
+        return json_response({"recv_first_ns": first_ns, "recv_last_ns": last_ns, "server_ns": time.monotonic_ns() - last_ns,
+                              "state": self.state})
+
     # ---- inference -------------------------------------------------------------------------------------------
 
     async def _infer(self, model: str, body: bytes, header_length: str | None, first_ns: int,
@@ -157,7 +174,7 @@ class NodeServer:
         except StepFailed as failed:
             return self._failed(failed, account, planned)
         account |= {"exit_id": done.exit_id, "confidence": done.confidence, "final_node": done.final_node,
-                    "final_model": done.final_model}
+                    "final_model": done.final_model, "states": {**done.states, self.name: self.state}}
         return self._answer(model, message, done, account, planned)
 
     def _steps(self, model: str, message: InferRequest) -> list[Step]:

@@ -7,7 +7,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from testbed.inference.compute import REAL, ComputeProfile
 from testbed.inference.execution import TorchRun, run_step
 from testbed.inference.exits import ExitRule, max_probability
 from testbed.inference.memo import MemoisedModel
+from testbed.serving.residency import Residency, residency_from
 
 _SPIN_NS = 150_000  # the last part of a hold is spun: a sleep ends up to about this late on a busy machine
 
@@ -34,6 +35,10 @@ class BadInput(Exception):
 
 class Expired(Exception):
     """The request's deadline had passed before its turn came; nothing was computed."""
+
+
+class Withdrawn(Exception):
+    """Nobody wanted the result any more when its turn came; nothing was computed."""
 
 
 class WorkerClosed(Exception):
@@ -61,11 +66,13 @@ class StageResult:
     service_ns: int | None
     overrun_ns: int
     memo_hit: bool | None = None
+    load_ns: int | None = None  # what loading the model took before the computation; None when it was in memory
 
 
 @dataclass
 class _Job:
-    loaded: LoadedModel | MemoisedModel
+    model: str
+    info: ModelInfo
     start: int
     stop: int
     tensor: NDArray[np.float32]
@@ -75,6 +82,7 @@ class _Job:
     deadline_ns: int | None
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[StageResult]
+    wanted: Callable[[], bool] | None = None
 
 
 class Worker:
@@ -83,15 +91,21 @@ class Worker:
     With a compute profile, the thread is held until the profile's service time for the stages that were run has
     passed since the start of the computation: the next request waits as it would on the slower host.
 
+    With a residency, models are loaded from disk when their turn comes and they are not in memory.
+
     A memoised model looks its outputs up; the profile's time passes all the same, and torch is not loaded.
 
     Sets torch to one thread and the interpreter's switch interval to 0.5 ms, so that the event loop of the process
     gets the interpreter back soon while Python code of the compute thread runs.
     """
 
-    def __init__(self, models: Mapping[str, LoadedModel | MemoisedModel], profile: ComputeProfile = REAL) -> None:
-        self.models, self.profile = dict(models), profile
-        if any(isinstance(model, LoadedModel) for model in self.models.values()):
+    def __init__(self, models: Mapping[str, LoadedModel | MemoisedModel], profile: ComputeProfile = REAL,
+                 residency: Residency | None = None) -> None:
+        self.models, self.profile, self.residency = dict(models), profile, residency
+        self.infos = {name: model.info for name, model in self.models.items()}
+        if residency is not None:
+            self.infos |= {name: loader.info for name, loader in residency.loaders.items()}
+        if any(isinstance(model, LoadedModel) for model in self.models.values()) or residency is not None:
             import torch
 
             torch.set_num_threads(1)
@@ -113,9 +127,9 @@ class Worker:
 
     def info(self, model: str) -> ModelInfo:
         """The catalogue's entry of a model that this worker has. Raises UnknownModel."""
-        if model not in self.models:
-            raise UnknownModel(f"model {model!r:.80} is not on this node; it has {', '.join(self.models) or 'none'}")
-        return self.models[model].info
+        if model not in self.infos:
+            raise UnknownModel(f"model {model!r:.80} is not on this node; it has {', '.join(self.infos) or 'none'}")
+        return self.infos[model]
 
     def check(self, model: str, start: int, stop: int, shape: tuple[int, ...], rule: ExitRule) -> None:
         """Raise UnknownModel or BadInput when this step cannot be run on a tensor of this shape."""
@@ -133,23 +147,25 @@ class Worker:
 
     async def execute(self, model: str, start: int, stop: int, tensor: NDArray[np.float32],
                       rule: ExitRule | None = None, *, queue_start_ns: int | None = None,
-                      deadline_ns: int | None = None, final_answers: bool = True) -> StageResult:
+                      deadline_ns: int | None = None, final_answers: bool = True,
+                      wanted: Callable[[], bool] | None = None) -> StageResult:
         """Queue one step and wait for its result.
 
         Parameters: tensor (N, *shape at `start`); `queue_start_ns`, the instant from which queueing counts (now when
         absent); `deadline_ns`, the instant after which it is not worth starting, both on CLOCK_MONOTONIC;
         `final_answers`, whether the final exit answers in any case: not when a stronger model stands behind this one
-        in the plan, where the rule decides at the final exit too.
-        Raises UnknownModel, BadInput, Expired, WorkerClosed.
+        in the plan, where the rule decides at the final exit too; `wanted`, asked (in the compute thread) when its turn
+        comes, whether it is still to be computed.
+        Raises UnknownModel, BadInput, Expired, Withdrawn, WorkerClosed.
         """
         rule = rule or ExitRule()
         self.check(model, start, stop, tensor.shape, rule)
         if self._closed:
             raise WorkerClosed("the worker is closed")
         loop = asyncio.get_running_loop()
-        job = _Job(self.models[model], start, stop, np.asarray(tensor, np.float32), rule, final_answers,
+        job = _Job(model, self.infos[model], start, stop, np.asarray(tensor, np.float32), rule, final_answers,
                    time.monotonic_ns() if queue_start_ns is None else queue_start_ns, deadline_ns, loop,
-                   loop.create_future())
+                   loop.create_future(), wanted)
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
             self._thread.start()
@@ -161,12 +177,17 @@ class Worker:
         """Run every model a few times, unheld: the first calls of a process are slower."""
         held, self.profile = self.profile, REAL
         try:
-            for name, loaded in self.models.items():
-                x = np.zeros((1, *loaded.info.input_shape), np.float32)
+            for name, info in self.infos.items():
+                x = np.zeros((1, *info.input_shape), np.float32)
                 for _ in range(runs):
-                    await self.execute(name, 0, loaded.info.num_stages, x)
+                    await self.execute(name, 0, info.num_stages, x)
         finally:
             self.profile = held
+
+    def settle(self) -> None:
+        """Put the models in memory that are there when the load begins; call it while nothing is computed."""
+        if self.residency is not None:
+            self.residency.reset()
 
     def close(self) -> None:
         """Stop the compute thread after its current work; whatever waits gets WorkerClosed."""
@@ -192,16 +213,23 @@ class Worker:
                 _deliver(left, WorkerClosed("the worker was closed"))
 
     def _compute(self, job: _Job) -> StageResult:
-        start_ns = time.monotonic_ns()
+        start_ns, load_ns = time.monotonic_ns(), None
         if job.deadline_ns is not None and start_ns >= job.deadline_ns:
             raise Expired("the deadline passed while the request waited")
-        loaded, step = job.loaded, (job.start, job.stop, job.rule, job.final_answers)
+        if job.wanted is not None and not job.wanted():
+            raise Withdrawn("an answer was there before this computation began")
+        if self.residency is None:
+            loaded = self.models[job.model]
+        else:
+            loaded, load_ns = self.residency.acquire(job.model)
+            start_ns = time.monotonic_ns()
+        step = (job.start, job.stop, job.rule, job.final_answers)
         if isinstance(loaded, MemoisedModel):
             made = loaded.step(job.tensor, *step)
         else:
             made = run_step(TorchRun(loaded.model, job.tensor), loaded.info, *step)
         confidence = None if made.exit_id is None else max_probability(
-            job.rule.scaled(made.output, job.loaded.info.exit_after[made.stop - 1].temperature))
+            job.rule.scaled(made.output, job.info.exit_after[made.stop - 1].temperature))
         service_s = self.profile.service_time_s(loaded.info, job.start, made.stop, made.heads)
         service_ns, overrun_ns = None, 0
         if service_s is not None:
@@ -211,7 +239,7 @@ class Worker:
             self.overrun_max_ns = max(self.overrun_max_ns, overrun_ns)
             hold_until(start_ns + service_ns)
         return StageResult(made.output, made.exit_id, confidence, job.start, made.stop, job.queue_start_ns, start_ns,
-                           time.monotonic_ns(), service_ns, overrun_ns, made.memo_hit)
+                           time.monotonic_ns(), service_ns, overrun_ns, made.memo_hit, load_ns)
 
 
 def served_models(catalogue: Catalogue, names: Iterable[str], outputs: str | None) -> dict[str, LoadedModel | MemoisedModel]:
@@ -219,6 +247,14 @@ def served_models(catalogue: Catalogue, names: Iterable[str], outputs: str | Non
     if outputs is None:
         return {name: load_model(catalogue, name) for name in names}
     return {name: MemoisedModel.of(catalogue, name, Path(outputs)) for name in names}
+
+
+def make_worker(catalogue: Catalogue, names: Iterable[str], profile: ComputeProfile, outputs: str | None = None,
+                residency: Mapping[str, Any] | None = None) -> Worker:
+    """The worker of a node or device: its models loaded, or loaded as they are needed. Raises InputError."""
+    names = list(names)
+    kept = residency_from(residency, catalogue, names, outputs)
+    return Worker(served_models(catalogue, names, outputs) if kept is None else {}, profile, kept)
 
 
 def hold_until(deadline_ns: int) -> None:

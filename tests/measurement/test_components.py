@@ -42,6 +42,19 @@ def test_split_request_by_hand(tmp_path):
         "cloud compute", "downlink", UNACCOUNTED]
 
 
+def test_loading_a_cold_model_is_not_waiting(tmp_path):
+    ms = 1_000_000
+    request = {"request_id": "q", "status": "ok", "scheduled_ns": 0, "issued_ns": 0, "completed_ns": 100 * ms,
+               "decision_duration_s": 0.0}
+    hops = [{"request_id": "q", "src_node": "d", "dst_node": "d", "queue_start_ns": 0, "load_ns": 30 * ms,
+             "compute_start_ns": 40 * ms, "compute_end_ns": 60 * ms},
+            {"request_id": "q", "src_node": "d", "dst_node": "d", "queue_start_ns": 60 * ms,
+             "compute_start_ns": 65 * ms, "compute_end_ns": 100 * ms}]
+    parts = components(*tables(tmp_path, [request], hops), TIER).iloc[0]
+    assert {n: round(v * 1e3, 9) for n, v in parts.items() if v} == {
+        "device queue": 10 + 5, "device load": 30, "device compute": 20 + 35}
+
+
 interval = st.tuples(st.integers(-20, 120), st.integers(0, 60), st.sampled_from("dec"))
 
 

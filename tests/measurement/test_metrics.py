@@ -27,6 +27,20 @@ def failing(tmp_path):
     return make_trial(tmp_path / "t" / "0", "early-exit", requests_per_device=60, failing=5)
 
 
+def test_cost_is_invocations_plus_time_times_memory(failing):
+    manifest = json.loads((failing / "manifest.json").read_text())
+    manifest["config"]["prices"] = {"currency": "USD", "tiers": {
+        "cloud": {"per_invocation": 2e-7, "per_gb_s": 1.6667e-5, "memory": "6144000000B"}}}
+    (failing / "manifest.json").write_text(json.dumps(manifest))
+    trial = load_trial(failing)
+    got = {e.metric: e.value for e in evaluate_all([trial])}["cost_per_1000"]
+    ids = set(trial.requests.loc[trial.requests["phase"] == "measure", "request_id"])
+    hops = [h for h in rows_of(failing / "hops.csv") if h["compute_end_ns"] and h["dst_node"] == "cloud1"
+            and h["request_id"] in ids]
+    busy_s = sum(int(h["compute_end_ns"]) - int(h["compute_start_ns"]) for h in hops) / 1e9
+    assert hops and got == pytest.approx(1000 / len(ids) * (len(hops) * 2e-7 + busy_s * 6.144 * 1.6667e-5))
+
+
 def test_against_brute_force(failing):
     got = {e.metric: e.value for e in evaluate_all([load_trial(failing)])}
     rows = [r for r in rows_of(failing / "requests.csv") if r["phase"] == "measure"]
