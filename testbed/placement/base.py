@@ -42,6 +42,7 @@ class Placement(ABC):
 
     id: ClassVar[str] = ""
     version: ClassVar[int] = 1  # raised when the same input would give other placements
+    hindsight: ClassVar[bool] = False  # whether the constructor takes demands= (P, R) and slots= (P,), known beforehand
     exceeds_budget: bool = False  # whether a node may exceed its budget by less than one model
 
     def __init__(self, problem: Problem, seed: int) -> None:

@@ -147,6 +147,11 @@ class Problem:
         kind, stop = np.nonzero(self.path >= 0)
         return kind, self.path[kind, stop] * self.num_tasks + self.type_task[kind]
 
+    def passing(self, demand: FloatArray) -> FloatArray:
+        """Requests (V,) of the slot's `demand` (R,) whose path leads over each node."""
+        kind, key = self._passing
+        return np.asarray(np.bincount(key // self.num_tasks, weights=demand[kind], minlength=len(self.nodes)), dtype=np.float64)
+
     def potential(self, demand: FloatArray) -> FloatArray:
         """Potential available capacity l (R, K) of every option in a slot with `demand` (R,) requests, deployed or not.
 

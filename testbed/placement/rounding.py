@@ -8,7 +8,7 @@ import numpy as np
 
 from testbed.placement.problem import BoolArray, FloatArray, IntArray
 
-Leftover = Literal["drop", "bernoulli"]
+Leftover = Literal["drop", "bernoulli", "fill"]
 _EXACT = 1e-12  # an entry this near to 0 or 1 is integral
 
 
@@ -19,7 +19,7 @@ def depround(y: FloatArray, size: FloatArray, rng: np.random.Generator, leftover
     all rows and all pairs of a level are done at once, and every tree node draws one number whether it needs it or not
     (the same generator state gives like placements for like y). With unequal sizes one fractional entry nearly always stays:
     `drop` leaves it out (never above the sum; its marginal is lost), `bernoulli` draws it (E[x] = y holds exactly; the
-    sum may be exceeded by less than that one model).
+    sum may be exceeded by less than that one model), `fill` is `drop` here, see `fill`.
     """
     rows, count = y.shape
     x = _snap(y)
@@ -44,6 +44,24 @@ def depround(y: FloatArray, size: FloatArray, rng: np.random.Generator, leftover
         x[row, last[row]] = 0.0
     result: BoolArray = x > 0.5
     return result
+
+
+def fill(x: BoolArray, y: FloatArray, size: FloatArray, budget: FloatArray, choosable: BoolArray) -> BoolArray:
+    """Add to x (V, M), row by row, the choosable models with the largest y that still fit into `budget` (V,).
+
+    Uses what DepRound's lost entry left free. The gain is monotone, so it never falls.
+    """
+    x = x.copy()
+    left = budget - np.where(x, size, 0.0).sum(axis=1)
+    rows = np.arange(len(left))
+    while True:
+        score = np.where(choosable & ~x & (size <= left[:, None]), y, 0.0)
+        best = np.argmax(score, axis=1)
+        takes = score[rows, best] > 0
+        if not takes.any():
+            return x
+        x[rows[takes], best[takes]] = True
+        left[takes] -= size[rows[takes], best[takes]]
 
 
 def _trade(x: FloatArray, size: FloatArray, row: IntArray, i: IntArray, j: IntArray, draw: FloatArray) -> IntArray:

@@ -107,6 +107,7 @@ def load_as(path: str | Path, model: type[Model], overrides: Mapping[str, Any] |
     data = _absolute(data, document.path)
     if isinstance(data.get("catalogue"), str):
         data["catalogue"] = str((document.path.parent / data["catalogue"]).resolve())
+    _own_policies(data, document.path)
     return _validate(model, data, document)
 
 
@@ -153,15 +154,20 @@ def _resolved(document: Document) -> Document:
     for key in ("catalogue",):
         if isinstance(data.get(key), str):
             data[key] = str((document.path.parent / data[key]).resolve())
+    _own_policies(data, document.path)
+    return Document(document.path, data, document.lines)
+
+
+def _own_policies(data: dict[str, Any], origin: Path) -> None:
+    """Make `file.py:Class` of every policy absolute, in place. Raises InputError when there is no such file."""
     for policy in data.get("policies") or []:
         if isinstance(policy, dict) and isinstance(policy.get("policy"), str) and ".py:" in policy["policy"]:
             name, _, cls = policy["policy"].rpartition(":")
-            file = (document.path.parent / name).resolve()
+            file = (origin.parent / name).resolve()
             if not file.is_file():
-                raise InputError("there is no such policy file", file=document.path, key="policies.policy",
-                                 value=policy["policy"], remedy="give file.py:Class relative to the scenario file")
+                raise InputError("there is no such policy file", file=origin, key="policies.policy", value=policy["policy"],
+                                 remedy="give file.py:Class relative to the scenario file")
             policy["policy"] = f"{file}:{cls}"
-    return Document(document.path, data, document.lines)
 
 
 def _absolute(data: Any, origin: Path) -> Any:

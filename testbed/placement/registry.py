@@ -1,0 +1,55 @@
+"""From what a study names to a placement object: built-in ones by name, a user's `file.py:Class`."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from testbed.errors import InputError
+from testbed.placement.base import Fixed, Placement
+from testbed.placement.caches import Lfu, Lru
+from testbed.placement.greedy import StaticGreedy
+from testbed.placement.infida import Infida
+from testbed.placement.offline import OfflineInfida
+from testbed.placement.olag import Olag
+from testbed.placement.popularity import Demand
+from testbed.placement.problem import Problem
+
+BUILT_IN: dict[str, type[Placement]] = {cls.id: cls for cls in (Fixed, Infida, OfflineInfida, Olag, StaticGreedy, Lru, Lfu)}
+
+
+def make_placement(policy: str, options: Mapping[str, Any], problem: Problem, seed: int, demand: Demand,
+                   key: str = "policies") -> Placement:
+    """The placement object that `policy` names; `demand` is the hindsight of those that take it. Raises InputError."""
+    cls = BUILT_IN.get(policy) or _load_class(policy, key)
+    known: dict[str, Any] = {}
+    if cls.hindsight:
+        known["demands"], known["slots"] = demand.means()
+    try:
+        return cls(problem, seed, **known, **options)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"placement {policy} refuses its options: {error}", key=f"{key}.options", value=dict(options),
+                         remedy="see the class's docstring for what it takes") from error
+
+
+def _load_class(name: str, key: str) -> type[Placement]:
+    file, _, attribute = name.rpartition(":")
+    if not file.endswith(".py"):
+        raise InputError("there is no such placement", key=f"{key}.policy", value=name,
+                         remedy=f"use one of {', '.join(sorted(BUILT_IN))}, or a file such as my_placement.py:MyPlacement")
+    spec = importlib.util.spec_from_file_location(f"testbed_user_placement_{Path(file).stem}", file)
+    if spec is None or spec.loader is None or not Path(file).is_file():
+        raise InputError("there is no such placement file", key=f"{key}.policy", value=file, remedy="check the path")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"cannot be loaded: {type(error).__name__}: {error}", file=file, key=f"{key}.policy",
+                         remedy="run the file with python to see the whole error") from error
+    cls = getattr(module, attribute, None)
+    if not (isinstance(cls, type) and issubclass(cls, Placement)):
+        raise InputError(f"has no class {attribute} derived from testbed.placement.Placement", file=file,
+                         key=f"{key}.policy", value=attribute, remedy="derive your class from Placement")
+    return cls
