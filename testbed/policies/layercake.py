@@ -134,6 +134,13 @@ class LayerCake(Policy):
             for path in self.paths.values():
                 path.observe(outcome)
 
+    def observe_late(self, outcome: Outcome) -> None:
+        """The same of the side that did not answer first."""
+        self.states.observe_late(outcome)
+        if self._passive:
+            for path in self.paths.values():
+                path.observe(outcome)
+
     def observe_probe(self, probe: Probe) -> None:
         """Round trip and rate."""
         if probe.node in self.paths:

@@ -100,6 +100,10 @@ class MDInference(Policy):
             if sent.src_node == self.context.device:
                 self._upload_s[sent.dst_node] = sent.duration_s
 
+    def observe_late(self, outcome: Outcome) -> None:
+        """The same of the side that did not answer first."""
+        self.observe(outcome)
+
     def scores(self) -> Mapping[str, float]:
         """Of the last decision: budget, upload time, expected time and its sigma, nominal accuracy."""
         return self._scores

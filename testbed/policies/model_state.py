@@ -61,7 +61,20 @@ class ModelStates:
             self._free_ns = max(self._free_ns, t_ns) + round(state.warm.value(state.prior_s) * 1e9)
 
     def observe(self, outcome: Outcome) -> None:
-        """Learn from a finished request; also from one that was not begun here."""
+        """Learn from a finished request; also from one that was not begun here.
+
+        When the backup answered while the plan goes on, the variant stays busy until `observe_late`.
+        """
+        self._measure(outcome)
+        if not (outcome.backup_won and outcome.error_type is None):
+            self._end(outcome)
+
+    def observe_late(self, outcome: Outcome) -> None:
+        """Learn from the slower side of a request with a backup."""
+        self._measure(outcome)
+        self._end(outcome)
+
+    def _measure(self, outcome: Outcome) -> None:
         for done in outcome.computations:
             found = self._states.get((done.node, done.model))
             if found is not None:
@@ -69,6 +82,8 @@ class ModelStates:
                 found.warm.add(queue_s + done.duration_s)
                 if done.load_s > 0:
                     found.load_s = done.load_s
+
+    def _end(self, outcome: Outcome) -> None:
         key = self._requests.pop(outcome.request_id, None)
         if key is None:
             return
