@@ -37,8 +37,7 @@ def finish(folder: Path, manifest: dict[str, Any], fabric: Mapping[str, Any], ma
         write_table(folder / "hops.csv", HOPS, hops)
     _nodes(folder, work, machine_rows, manifest["run_id"])
     _links(folder, manifest["run_id"], manifest["clock"]["start_ns"])
-    decisions = [line for d in devices for line in (work / f"{d}.decisions.jsonl").read_text().splitlines()]
-    decisions.sort(key=lambda line: json.loads(line)["t_ns"])
+    decisions = merge_decisions([(work / f"{d}.decisions.jsonl").read_text().splitlines() for d in devices])
     write_text_atomic(folder / "decisions.jsonl", "".join(f"{line}\n" for line in decisions))
     write_json_atomic(folder / "fabric.json", fabric)
     (folder / "links.json").unlink(missing_ok=True)  # the fabric's own copy of the same
@@ -48,6 +47,20 @@ def finish(folder: Path, manifest: dict[str, Any], fabric: Mapping[str, Any], ma
     summarise_trial(folder)
     shutil.rmtree(work)
     return validity.verdict
+
+
+def merge_decisions(logs: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of several devices' decision logs by time; the lines of a device stay in its order of calls.
+
+    An outcome may be told to the policy after a decision that is younger than the answer.
+    """
+    timed = []
+    for lines in logs:
+        reached_ns = 0
+        for line in lines:
+            reached_ns = max(reached_ns, json.loads(line)["t_ns"])
+            timed.append((reached_ns, line))
+    return [line for _, line in sorted(timed, key=lambda pair: pair[0])]
 
 
 def _nodes(folder: Path, work: Path, machine_rows: Sequence[Mapping[str, Any]], run_id: str) -> None:

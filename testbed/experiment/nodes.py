@@ -30,7 +30,7 @@ from testbed.policies.knowledge import to_json
 from testbed.policies.static import Fixed
 from testbed.schema.files import is_profile_path
 from testbed.schema.scenario import PolicySpec
-from testbed.workload.arrivals import generator, sample_indices, schedule_ns
+from testbed.workload.arrivals import deadlines_s, generator, sample_indices, schedule_ns
 from testbed.workload.inputs import write_inputs
 
 if TYPE_CHECKING:
@@ -323,7 +323,8 @@ class NodeSet:
             "inputs": str(self.work), "policy": trial.policy.model_dump(mode="json"),
             "policy_name": trial.policy.name, "context": to_json(context),
             "arrivals": load.arrivals, "schedule_ns": schedule.tolist(), "samples": samples.tolist(),
-            "warmup_requests": load.warmup_requests, "deadline_s": load.deadline, "timeout_s": load.timeout,
+            "warmup_requests": load.warmup_requests, "timeout_s": load.timeout, "queue": load.queue.model_dump(),
+            "deadlines_s": deadlines_s(load, generator(seed, repeat, "deadlines", index)).tolist(),
             "routes": routes, "start": str(self.work / "start.json"), "done": str(self.work / f"{device}.done"),
             "requests": str(self.work / f"{device}.requests.csv"), "hops": str(self.work / f"{device}.hops.csv"),
             "decisions": str(self.work / f"{device}.decisions.jsonl"),

@@ -135,7 +135,9 @@ class Trial:
         load = self.scenario.load
         count = load.requests_per_device + load.warmup_requests
         last_s = nodes.last_scheduled_s
-        limit_s = START_DELAY_S + (last_s if load.arrivals != "closed" else count * load.timeout) + load.timeout + DRAIN_MARGIN_S
+        if load.arrivals == "closed" or load.queue.workers is not None:  # one after the other, each as long as it may take
+            last_s += count * load.timeout / (load.queue.workers or 1)
+        limit_s = START_DELAY_S + last_s + load.timeout + DRAIN_MARGIN_S
         total, deadline = count * len(self.devices), time.monotonic() + limit_s * (1 + self.policy.retries)
         ticks = 0
         while not nodes.devices_done():

@@ -195,6 +195,7 @@ def context_for(scenario: Scenario, content: Content, device: str, repeat: int) 
         deadline_s=scenario.load.deadline,
         seed=int(generator(scenario.seed, repeat, "policy", index).integers(2**31)),
         compute={node: node_info(scenario, content, node) for node in nodes.values()},
+        min_accuracy=scenario.load.min_accuracy,
     )
 
 

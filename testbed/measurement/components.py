@@ -29,7 +29,8 @@ def component_order(names: Sequence[str], tiers: Sequence[str]) -> list[str]:
     """Sort component names along a request's way: issue, device, uplink, edge, ..., downlink, unaccounted."""
 
     def key(name: str) -> tuple[float, str]:
-        fixed = {ISSUE: -5.0, DISPATCH: -4.0, DECISION: -3.0, BACKUP_WAIT: -2.0, ENCODE: 0.5, DOWNLINK: 1e6, ATTEMPT: 2e6, UNACCOUNTED: 1e7}
+        fixed = {ISSUE: -5.0, DISPATCH: -4.0, DECISION: -3.0, BACKUP_WAIT: -2.0, ENCODE: 0.5, DOWNLINK: 1e6, ATTEMPT: 2e6,
+                 UNACCOUNTED: 1e7}
         if name in fixed:
             return fixed[name], name
         head, _, tail = name.partition(" ")
@@ -46,11 +47,12 @@ def components(requests: pd.DataFrame, hops: pd.DataFrame, tier_of: Mapping[str,
     """Return one row per answered request (index: request_id) and one column per component, in seconds.
 
     Components: `issue` (scheduled to issued), `dispatch queue` (issued until the device takes it up), `decision`,
-    `backup wait` (for the plan, until the backup that gave the answer was started), `<tier> queue`, `<tier> load`, `<tier> compute`, `encode`,
-    `<tier>-<tier> up` (first byte handed over to last byte read), `downlink`, `failed attempt` (a transfer that
-    got no answer, until what was done next), and `unaccounted`: what no row explains. Rows of the side of a plan with a
-    backup that did not give the answer are left out. Intervals are laid on the request's time line in the order of their start; an instant
-    that two intervals cover counts for the earlier one, so the columns add up to the latency exactly.
+    `backup wait` (for the plan, until the backup that gave the answer was started), `<tier> queue`, `<tier> load`,
+    `<tier> compute`, `encode`, `<tier>-<tier> up` (first byte handed over to last byte read), `downlink`, `failed attempt`
+    (a transfer that got no answer, until what was done next), and `unaccounted`: what no row explains. Rows of the side of
+    a plan with a backup that did not give the answer are left out. Intervals are laid on the request's time line in the
+    order of their start; an instant that two intervals cover counts for the earlier one, so the columns add up to the
+    latency exactly.
     """
     done = requests[(requests["status"] == "ok") & requests["completed_ns"].notna()].drop_duplicates("request_id")
     index = pd.Index(done["request_id"], name="request_id")
@@ -62,22 +64,24 @@ def components(requests: pd.DataFrame, hops: pd.DataFrame, tier_of: Mapping[str,
     issued = (done["issued_ns"].fillna(done["scheduled_ns"]).to_numpy("int64") - scheduled).clip(min=0)
     decision = np.nan_to_num(done["decision_duration_s"].to_numpy("float64"))
     pieces.append((everyone, np.zeros_like(issued), issued, _names(ISSUE, len(done))))
-    taken = np.maximum(issued, done["dispatched_ns"].fillna(done["issued_ns"]).fillna(done["scheduled_ns"]).to_numpy("int64") - scheduled)
+    taken = issued if "dispatched_ns" not in done else np.maximum(
+        issued, done["dispatched_ns"].fillna(done["scheduled_ns"]).to_numpy("int64") - scheduled)
     decided = taken + np.rint(decision * 1e9).astype("int64")
     if (taken > issued).any():
         pieces.append((everyone, issued, taken, _names(DISPATCH, len(done))))
     pieces.append((everyone, taken, decided, _names(DECISION, len(done))))
 
-    hops = hops[~hops["duplicate"].fillna(False).to_numpy(dtype=bool)]
-    by_backup = everyone[done["backup"].eq("won").fillna(False).to_numpy(dtype=bool)]
+    if "duplicate" in hops:
+        hops = hops[~hops["duplicate"].fillna(False).to_numpy(dtype=bool)]
+    by_backup = everyone[done["backup"].eq("won").fillna(False).to_numpy(dtype=bool)] if "backup" in done else everyone[:0]
     if len(by_backup):
-        begins = hops.groupby("request_id")["queue_start_ns"].min().reindex(index[by_backup]).to_numpy("int64")
+        begins = hops.groupby("request_id")["queue_start_ns"].min().reindex(index[by_backup]).fillna(0).to_numpy("int64")
         pieces.append((by_backup, decided[by_backup], begins - scheduled[by_backup], _names(BACKUP_WAIT, len(by_backup))))
 
     owner = index.get_indexer(hops["request_id"])
-    loading_ns = hops["load_ns"].fillna(0) if "load_ns" in hops else 0
-    loaded_ns = hops["compute_start_ns"].where(hops["load_ns"].notna()) if "load_ns" in hops else pd.NA
-    hops = hops.assign(turn_ns=hops["compute_start_ns"] - loading_ns, loaded_ns=loaded_ns)  # turn: the worker was free
+    load_ns = hops["load_ns"] if "load_ns" in hops else pd.Series(pd.NA, index=hops.index, dtype="Int64")
+    hops = hops.assign(turn_ns=hops["compute_start_ns"] - load_ns.fillna(0),  # the worker was free
+                       loaded_ns=hops["compute_start_ns"].where(load_ns.notna()))
     for part, start_column, end_column in _PARTS:
         rows = hops[(owner >= 0) & hops[start_column].notna().to_numpy() & hops[end_column].notna().to_numpy()]
         if not len(rows):

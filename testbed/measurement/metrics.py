@@ -177,6 +177,12 @@ METRICS: tuple[Metric, ...] = (
            lambda f: f["offloaded"]),
     Metric("fallback", "share", "requests that the device answered by its fallback after a remote step failed / requests",
            "mean", lambda f: _flag(f["ok"] & f["error_type"].str.startswith("fallback").fillna(False))),
+    Metric("backup", "share", "requests whose backup was started on the device / requests", "mean",
+           lambda f: _flag(f["backup"].notna())),
+    Metric("backup_won", "share", "requests that their backup answered / requests", "mean",
+           lambda f: _flag(f["backup"].eq("won"))),
+    Metric("duplicates", "share", "requests that both plan and backup answered / requests", "mean",
+           lambda f: _flag(f["duplicates"] > 0)),
     Metric("cost_per_1000", "currency", "price of all computations on tiers that are paid for (`prices:` of the scenario: "
            "invocations + time x memory; the currency is in the manifest), duplicates too, / requests x 1000", "mean",
            lambda f: f["cost"] * 1000),
@@ -196,7 +202,9 @@ FAMILIES: tuple[tuple[str, str, str], ...] = (
 # components of the latency, for the glossary and the report's legend
 COMPONENT_MEANINGS: tuple[tuple[str, str], ...] = (
     ("issue", "from the scheduled instant until the load generator handed the request over"),
+    ("dispatch queue", "waiting on the device for one of its `load.queue` workers, before the policy is asked"),
     ("decision", "the policy's own computing time"),
+    ("backup wait", "of a request that its backup answered: the time that the plan was given before the backup was started"),
     ("TIER queue", "waiting for a worker on a node of this tier"),
     ("TIER load", "loading a cold model from disk on a node of this tier"),
     ("TIER compute", "model running on a node of this tier (a compute profile's hold included)"),

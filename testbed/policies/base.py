@@ -33,6 +33,13 @@ class Policy(ABC):
         """Learn from a finished request; the default does nothing."""
         return None
 
+    def observe_late(self, outcome: Outcome) -> None:
+        """Learn from the slower side of a request with a backup, after `observe` had the answer; the default does nothing.
+
+        `outcome` is that side's own: of the plan when `backup_won`, else of the backup.
+        """
+        return None
+
     def observe_probe(self, probe: Probe) -> None:
         """Learn from a finished probe; the default does nothing."""
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 from testbed.errors import InputError
@@ -11,6 +12,8 @@ from testbed.policies.knowledge import Context
 from testbed.policies.layercake import LayerCake
 from testbed.policies.mdinference import MDInference
 from testbed.policies.modipick import ModiPick
+from testbed.policies.neurosurgeon import Neurosurgeon
+from testbed.policies.plan import Plan, Step
 from testbed.policies.static import Fixed, compile_plan
 from testbed.schema.scenario import PlanSpec, PolicySpec
 
@@ -18,6 +21,7 @@ BUILT_IN: dict[str, type[Policy]] = {  # published systems register here by name
     "layercake": LayerCake,
     "mdinference": MDInference,
     "modipick": ModiPick,
+    "neurosurgeon": Neurosurgeon,
 }
 
 
@@ -38,6 +42,20 @@ def make_policy(spec: PlanSpec | PolicySpec, context: Context) -> Policy:
         raise InputError(f"policy {cls.__name__} refuses its options: {error}", key=f"{key}.options", value=spec.options,
                          remedy="see the class's __init__ for what it takes") from error
     return policy
+
+
+def with_defaults(plan: Plan, spec: PlanSpec | PolicySpec, context: Context) -> Plan:
+    """A policy's plan with the specification's `retries` and `fallback: device` where it has none of its own.
+
+    The fallback is the whole of the scenario's model on the device. A plan that never leaves the device, or that has a
+    backup, gets none.
+    """
+    if isinstance(spec, PlanSpec) or all(step.node == context.device for step in plan.steps):
+        return plan
+    retries, fallback = plan.retries or spec.retries, plan.fallback
+    if spec.fallback == "device" and not fallback and not plan.backup:
+        fallback = (Step(context.device, context.model, 0, context.models[context.model].num_stages),)
+    return replace(plan, retries=retries, fallback=fallback)
 
 
 def _known() -> str:

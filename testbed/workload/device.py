@@ -12,26 +12,31 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from testbed.inference.catalogue import load_catalogue
 from testbed.inference.codecs import Registry
 from testbed.inference.compute import load_profile
-from testbed.measurement.tables import HOPS, REQUESTS, TableWriter
-from testbed.policies import Context, Observation, Outcome, Plan, make_policy
+from testbed.policies import Context, Plan, make_policy
 from testbed.policies.knowledge import from_json
+from testbed.policies.registry import with_defaults
 from testbed.schema.scenario import PlanSpec, PolicySpec
-from testbed.serving.background import Background, freeze_garbage
+from testbed.serving.background import freeze_garbage
+from testbed.serving.backup import Race, execute_with_backup
 from testbed.serving.client import NodeClient
 from testbed.serving.coding import Coder
 from testbed.serving.execute import PlanOutcome, execute_plan
-from testbed.serving.worker import Worker, served_models
+from testbed.serving.worker import make_worker
+from testbed.workload.dispatch import Dispatcher, Request, Tasks
 from testbed.workload.inputs import Inputs
+from testbed.workload.learning import Knowledge, outcome_of
+from testbed.workload.probing import Prober
+from testbed.workload.recording import Recorder
 
 _SPIN_S = 0.0015  # the event loop's timer is good to a millisecond; the rest of the wait is polled
-UPLINK_MIN_BYTES = 1000  # smaller transfers say more about delay than about rate
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,43 +68,35 @@ class Device:
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = config
         self.name: str = config["name"]
-        context = from_json(Context, config["context"])
+        self.context = from_json(Context, config["context"])
         kind = PlanSpec if "plan" in config["policy"] else PolicySpec
-        self.policy = make_policy(kind.model_validate(config["policy"]), context)
+        self.spec = kind.model_validate(config["policy"])
+        self.policy = make_policy(self.spec, self.context)
         self.inputs = Inputs(config["inputs"])
-        models = served_models(load_catalogue(config["catalogue"]), config["models"], config.get("outputs"))
         profile = load_profile(config["compute"], config["profiles"])
-        self.worker = Worker(models, profile)
+        self.worker = make_worker(load_catalogue(config["catalogue"]), config["models"], profile, config.get("outputs"),
+                                  config.get("residency"))
         self.coder = Coder(Registry(config["catalogue"]), profile)
+        self.knowledge = Knowledge(self.name, self.worker, self.context.min_accuracy)
         self.inflight = 0
-        self.done = 0
-        self.uplink_bps: dict[str, float] = {}
-        self.uplink_ns: dict[str, int] = {}
-        self.last_latency_s: float | None = None
+        self.late = Tasks()
 
     async def run(self) -> None:
         """Warm up, wait for the start instant, issue all requests, wait for every end status."""
         config = self.config
         await self.worker.warm_up()
+        self.worker.settle()
         self.coder.codecs.warm_up(config["codecs"])
         freeze_garbage()
         async with NodeClient(self.name, config["peers"], config["tiers"], config["tier_order"]) as client:
             self.client = client
-            with (TableWriter(config["requests"], REQUESTS, run_id=config["run_id"]) as self.requests,
-                  TableWriter(config["hops"], HOPS, run_id=config["run_id"]) as self.hops,
-                  open(config["decisions"], "w", encoding="utf-8") as self.decisions, Background() as self.background):
+            with Recorder(config, self.inputs) as self.recorder:
+                self.recorder.policy(config["policy"], self.context)
                 Path(config["ready"]).write_text("{}")
                 start_ns = await self._start_instant()
-                if config["arrivals"] == "closed":
-                    for i in range(len(config["samples"])):
-                        await self._request(i, time.monotonic_ns() if i else start_ns)
-                else:
-                    tasks = []
-                    for i, offset_ns in enumerate(config["schedule_ns"]):
-                        due_ns = start_ns + offset_ns
-                        await sleep_until(due_ns)
-                        tasks.append(asyncio.create_task(self._request(i, due_ns)))
-                    await asyncio.gather(*tasks)
+                async with Prober(self.policy, self.context, client, self.knowledge, self.recorder):
+                    await self._load(start_ns)
+                    await self.late.drain()
         self.worker.close()
         self.coder.close()
 
@@ -111,86 +108,69 @@ class Device:
         await sleep_until(start_ns)
         return start_ns
 
-    async def _request(self, index: int, scheduled_ns: int) -> None:
+    async def _load(self, start_ns: int) -> None:
+        """Issue all requests; returns when each is answered."""
         config = self.config
-        issued_ns = time.monotonic_ns()
-        request_id = f"{self.name}-{index:05d}"
-        sample = config["samples"][index]
+        if config["arrivals"] == "closed":
+            for i in range(len(config["samples"])):
+                request = self._issue(i, time.monotonic_ns() if i else start_ns)
+                await self._begin(request, request.issued_ns)
+            return
+        dispatcher = Dispatcher(self._begin, config["queue"]["order"], config["queue"]["workers"])
+        for i, offset_ns in enumerate(config["schedule_ns"]):
+            await sleep_until(start_ns + offset_ns)
+            dispatcher.submit(self._issue(i, start_ns + offset_ns))
+        await dispatcher.drain()
+
+    def _issue(self, index: int, scheduled_ns: int) -> Request:
         self.inflight += 1
-        observation = Observation(
-            t_ns=issued_ns, request_id=request_id, queue_depth=self.worker.queue_depth, inflight=self.inflight - 1,
-            uplink_bps=dict(self.uplink_bps), last_latency_s=self.last_latency_s,
-            uplink_age_s={n: (issued_ns - t) / 1e9 for n, t in self.uplink_ns.items()})
-        plan = self.policy.decide(observation)
+        return Request(index, f"{self.name}-{index:05d}", scheduled_ns, time.monotonic_ns(), self.config["deadlines_s"][index])
+
+    def _begin(self, request: Request, taken_ns: int) -> Coroutine[Any, Any, None]:
+        """Decide a request now; what is left is to wait for its answer."""
+        observation = self.knowledge.observation(request, taken_ns, self.inflight - 1)
+        plan = with_defaults(self.policy.decide(observation), self.spec, self.context)
         decided_ns = time.monotonic_ns()
-        scores = dict(self.policy.scores())  # of this decision: the next one may come before this request ends
-        x = self.inputs.sample(sample)  # (1, C, H, W)
-        outcome = await execute_plan(
-            self.name, self.worker, self.client, plan.wire(), x, request_id=request_id,
-            start_ns=decided_ns, timeout_s=config["timeout_s"], fallback=plan.fallback_wire(), retries=plan.retries,
-            coder=self.coder)
-        self.background.submit(self._record, index, scheduled_ns, issued_ns, decided_ns, observation, plan, outcome,
-                               scores)
+        self.recorder.decide(observation, plan, self.policy.scores())
+        return self._execute(request, taken_ns, decided_ns, plan)
+
+    async def _execute(self, request: Request, taken_ns: int, decided_ns: int, plan: Plan) -> None:
+        x = self.inputs.sample(self.config["samples"][request.index])  # (1, C, H, W)
+        timeout_s = self.config["timeout_s"]
+        if plan.backup:
+            race = await execute_with_backup(
+                self.name, self.worker, self.client, plan.wire(), plan.backup_wire(), x, request_id=request.request_id,
+                start_ns=decided_ns, after_s=plan.backup_after_s or 0.0, timeout_s=timeout_s, retries=plan.retries,
+                coder=self.coder)
+        else:
+            race = Race(await execute_plan(
+                self.name, self.worker, self.client, plan.wire(), x, request_id=request.request_id, start_ns=decided_ns,
+                timeout_s=timeout_s, fallback=plan.fallback_wire(), retries=plan.retries, coder=self.coder))
         self.inflight -= 1
-        self.done += 1
-        self.background.submit(Path(config["done"]).write_text, str(self.done))
-        self._learn(request_id, scheduled_ns, plan, outcome)
+        self.recorder.answered()
+        done, other = race.first, race.other
+        self.knowledge.learn(done)
+        self.knowledge.last_latency_s = (done.completed_ns - request.scheduled_ns) / 1e9
+        failed = other.result().error_type if other is not None and other.done() and race.backup == "won" else None
+        outcome = outcome_of(request, plan, done, race.backup, failed)
+        self.policy.observe(outcome)
+        self.recorder.outcome(outcome)
+        if other is None:
+            self.recorder.request(request, taken_ns, decided_ns, plan, done)
+        else:
+            self.late.add(self._wait_for_other(request, taken_ns, decided_ns, plan, race, other))
 
-    def _record(self, index: int, scheduled_ns: int, issued_ns: int, decided_ns: int, observation: Observation,
-                plan: Plan, outcome: PlanOutcome, scores: Mapping[str, float]) -> None:
-        """Write the rows of a finished request (in the background thread)."""
-        config = self.config
-        sample = config["samples"][index]
-        label = self.inputs.label(sample)
-        latency_s = (outcome.completed_ns - scheduled_ns) / 1e9
-        ok = outcome.status == "ok"
-        split = plan.split_point
-        tiers = [config["tiers"][h["dst_node"]] for h in outcome.hops if h.get("compute_end_ns") is not None]
-        sent = [s.codec for s in plan.steps if s.node != self.name]
-        self.requests.write({
-            "request_id": observation.request_id, "sample_index": sample, "device": self.name,
-            "phase": "warmup" if index < config["warmup_requests"] else "measure",
-            "scheduled_ns": scheduled_ns, "issued_ns": issued_ns, "completed_ns": outcome.completed_ns,
-            "status": outcome.status, "policy": config["policy_name"],
-            # answered, but by the device's own fallback: the row says so, and why
-            "error_type": f"fallback:{outcome.remote_error}" if ok and outcome.used_fallback else outcome.error_type,
-            "plan": plan.label, "model": outcome.final_model or plan.steps[-1].model,
-            "split_point": split, "exit_id": outcome.exit_id,
-            "exit_confidence": outcome.exit_confidence, "final_node": outcome.final_node,
-            "tiers_used": "+".join(dict.fromkeys(tiers)), "codec": "+".join(dict.fromkeys(sent)) or None,
-            "request_bytes": outcome.request_bytes, "response_bytes": outcome.response_bytes,
-            "prediction": outcome.prediction, "label": label,
-            "correct": outcome.prediction == label if ok else None, "deadline_s": config["deadline_s"],
-            "deadline_met": ok and latency_s <= config["deadline_s"],
-            "decision_duration_s": (decided_ns - issued_ns) / 1e9,
-        })
-        for i, hop in enumerate(outcome.hops):
-            self.hops.write({"request_id": observation.request_id, "hop_index": i, "link": self._link(hop), **hop})
-        json.dump({"t_ns": observation.t_ns, "device": self.name, "request_id": observation.request_id,
-                   "observation": {"queue_depth": observation.queue_depth, "inflight": observation.inflight,
-                                   "uplink_bps": dict(observation.uplink_bps), "uplink_age_s": dict(observation.uplink_age_s),
-                                   "last_latency_s": observation.last_latency_s},
-                   "plan": plan.wire(), "scores": scores}, self.decisions)
-        self.decisions.write("\n")
-
-    def _link(self, hop: Mapping[str, Any]) -> str | None:
-        if hop["src_node"] == hop["dst_node"]:
-            return None
-        forward = self.config["routes"].get(f"{hop['src_node']}>{hop['dst_node']}")
-        return str(forward) if forward else None
-
-    def _learn(self, request_id: str, scheduled_ns: int, plan: Plan, outcome: PlanOutcome) -> None:
-        """Passive bandwidth estimate from this device's own finished uploads, and what the policy wants to know."""
-        self.last_latency_s = (outcome.completed_ns - scheduled_ns) / 1e9
-        for hop in outcome.hops:
-            size_bytes, arrived_ns = hop.get("payload_bytes") or 0, hop.get("recv_last_ns")
-            if hop["src_node"] == self.name != hop["dst_node"] and size_bytes >= UPLINK_MIN_BYTES and arrived_ns:
-                duration_ns = arrived_ns - hop["send_start_ns"]
-                if duration_ns > 0:
-                    self.uplink_bps[hop["dst_node"]] = size_bytes * 8e9 / duration_ns
-                    self.uplink_ns[hop["dst_node"]] = outcome.completed_ns
-        self.policy.observe(Outcome(request_id, plan, outcome.status, self.last_latency_s, outcome.exit_id,
-                                    outcome.exit_confidence, outcome.final_node))
+    async def _wait_for_other(self, request: Request, taken_ns: int, decided_ns: int, plan: Plan, race: Race,
+                              other: asyncio.Task[PlanOutcome]) -> None:
+        """The slower side of a request with a backup: learn from it, and write the rows of both."""
+        result = await other
+        self.recorder.request(request, taken_ns, decided_ns, plan, race.first, race.backup, result)
+        if result.error_type == "withdrawn" and not result.hops:
+            return
+        self.knowledge.learn(result)
+        outcome = replace(outcome_of(request, plan, result, race.backup), deadline_met=False)
+        self.policy.observe_late(outcome)
+        self.recorder.outcome(outcome, late=True)
 
 
 async def sleep_until(due_ns: int) -> None:
