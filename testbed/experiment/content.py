@@ -72,6 +72,7 @@ class Content:
         for policy in scenario.policies:
             if isinstance(policy, PolicySpec) and ".py:" in policy.policy:
                 hashes[policy.policy] = _sha256(Path(policy.policy.rpartition(":")[0]))
+            hashes |= {file: _sha256(Path(file)) for file in _regressions(policy)}
         codecs = Registry(path)
         for policy in scenario.policies:
             hashes |= {f"codec:{name}": codecs.learned(name).sha256() for name in _learned_codecs(policy)}
@@ -140,7 +141,7 @@ def names_of_policy(policy: PlanSpec | PolicySpec) -> set[str]:
     codecs = {f"codec:{name}" for name in _learned_codecs(policy)}
     if isinstance(policy, PolicySpec):  # any string in its options may name a model
         named = {f"model:{text}" for text in _strings(policy.options)}
-        return codecs | named | ({policy.policy} if ".py:" in policy.policy else set())
+        return codecs | named | _regressions(policy) | ({policy.policy} if ".py:" in policy.policy else set())
     return codecs | {f"model:{name}" for name in (policy.model, *(step.model for step in policy.steps)) if name is not None}
 
 
@@ -157,6 +158,12 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _strings(item)
+
+
+def _regressions(policy: PlanSpec | PolicySpec) -> set[str]:
+    """Files of layer regressions in a policy's options."""
+    named = policy.options.get("regression") if isinstance(policy, PolicySpec) else None
+    return {named} if isinstance(named, str) else set()
 
 
 def _learned_codecs(policy: PlanSpec | PolicySpec) -> set[str]:

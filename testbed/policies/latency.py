@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Mapping
 from typing import Protocol
 
+from testbed.inference.regressors import load_regressors
 from testbed.policies.bandwidth import checked_alpha
 from testbed.policies.knowledge import Computation, Context
 
@@ -30,6 +32,29 @@ class ProfileTable:
         if known is None or model not in known.stage_s:
             raise ValueError(f"no times are known of {model} on {node}; its compute profile needs a table or a slowdown")
         return known.stage_s[model]
+
+
+class RegressionTable:
+    """Stage times as layer regressions predict them (`testbed profile --regressors`), times a factor per tier.
+
+    The file holds times of the machine on which it was made; `slowdown` says how much longer the nodes of a tier take.
+    """
+
+    def __init__(self, file: str, context: Context, slowdown: Mapping[str, float]) -> None:
+        """Raises InputError for the file; ValueError for a tier that is not there or a factor that is not above 0."""
+        for tier, factor in slowdown.items():
+            if tier not in context.tiers:
+                raise ValueError(f"slowdown: there is no tier {tier!r}; use {', '.join(context.tiers)}")
+            if not isinstance(factor, int | float) or not 0 < factor < math.inf:
+                raise ValueError(f"slowdown: {factor!r} is not a factor above 0")
+        self._file, self._stages = file, load_regressors(file).stages
+        self._factor = {node: float(slowdown.get(tier, 1.0)) for tier, node in context.nodes.items()}
+
+    def stage_s(self, node: str, model: str) -> tuple[float, ...]:
+        """Seconds per stage. Raises ValueError for a model that is not in the file."""
+        if model not in self._stages:
+            raise ValueError(f"regression: {self._file} predicts no times of {model}; make it with a catalogue that has it")
+        return tuple(self._factor[node] * s for s in self._stages[model])
 
 
 class OnlinePercentile:
