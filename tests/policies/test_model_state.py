@@ -1,5 +1,6 @@
 """Model state: the cold window to the nanosecond, busy and loaded variants, and what a 90th percentile promises."""
 
+import itertools
 import random
 
 import pytest
@@ -158,4 +159,4 @@ def test_weighted_moments_follow_the_published_recursion_and_halve_the_error_aft
     for _ in range(8):
         moments.add(1.0)
         errors.append(moments.mean - 1.0)
-    assert all(b == pytest.approx(a / 2) for a, b in zip(errors, errors[1:], strict=False))
+    assert all(b == pytest.approx(a / 2) for a, b in itertools.pairwise(errors))
