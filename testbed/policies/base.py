@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from testbed.policies.knowledge import Context, Observation, Outcome, Probe, ProbeSpec
 from testbed.policies.plan import Plan
+
+if TYPE_CHECKING:
+    from testbed.policies.truth import Truth
 
 
 class Policy(ABC):
@@ -20,6 +23,7 @@ class Policy(ABC):
     id: ClassVar[str] = ""
     version: ClassVar[int] = 1  # raised when the same input would give other plans
     max_decision_s: ClassVar[float] = 0.001  # stated median time of a decision; `check_policy` holds the policy to it
+    clairvoyant: ClassVar[bool] = False  # whether `reveal` is called
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -42,6 +46,10 @@ class Policy(ABC):
 
     def observe_probe(self, probe: Probe) -> None:
         """Learn from a finished probe; the default does nothing."""
+        return None
+
+    def reveal(self, truth: Truth) -> None:
+        """What the links of this trial will carry, before the first request; only for policies that are `clairvoyant`."""
         return None
 
     def models(self) -> tuple[str, ...]:

@@ -130,6 +130,11 @@ def candidates(context: Context, *, models: Sequence[str] = (), codecs: Sequence
     return tuple(found.values())
 
 
+def required_accuracy(context: Context, min_accuracy: float) -> float:
+    """What a plan's accuracy must reach: what is asked for, or that of the scenario's whole model where nothing is."""
+    return min_accuracy or context.min_accuracy or context.models[context.model].accuracy
+
+
 def plan_name(steps: Sequence[Step], context: Context) -> str:
     """`device[0:2]>edge[2:5]:int8@0.8`: tiers, stages, codecs that are not raw, and the exits' threshold."""
     tier_of = {node: tier for tier, node in context.nodes.items()}
