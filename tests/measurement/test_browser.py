@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import shutil
 import subprocess
@@ -53,6 +54,19 @@ def test_a_broken_page_would_be_noticed(sweep, tmp_path):
                                                                                                        "nothing();\n  addEvent"))
     _, console = opened(page, tmp_path / "profile")
     assert any("nothing is not defined" in line for line in console)
+
+
+def test_report_fits_a_phone(sweep, tmp_path):
+    # a window cannot be narrower than 500 px, a frame can; `srcdoc` lets the page around it look inside
+    page = tmp_path / "phone.html"
+    script = ("let d = document.querySelector('iframe').contentDocument; document.title = d.documentElement.scrollWidth + ' of ' + "
+              "d.documentElement.clientWidth + ', ' + d.querySelectorAll('svg[viewBox]').length")
+    page.write_text(f'<iframe style="width:390px;height:800px;border:0" srcdoc="{html.escape(render_report(sweep).read_text())}"></iframe>'
+                    f'<script>onload = () => setTimeout(() => {{ {script} }}, 1000)</script>')
+    document, console = opened(page, tmp_path / "profile")
+    found = re.search(r"<title>(\d+) of (\d+), (\d+)</title>", document)
+    assert console == [] and found, (console, document[:300])
+    assert found[1] == found[2] and int(found[2]) <= 390 and int(found[3]) >= 6, found[0]  # nothing sticks out sideways, and the figures were drawn
 
 
 def test_comparison_page_fits_a_phone(sweep, tmp_path):
