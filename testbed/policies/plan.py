@@ -11,8 +11,8 @@ class ExitRule:
     """An early exit may answer when its confidence passes the threshold.
 
     `max_probability`: largest softmax probability >= threshold. `entropy`: softmax entropy divided by log(classes),
-    between 0 and 1, <= threshold (the normalised entropy of DDNN, ICDCS 2017). `calibrated`: of the logits divided by the
-    exit's temperature in the catalogue.
+    between 0 and 1, <= threshold (the normalised entropy of DDNN, ICDCS 2017). `always`: the last exit within the step's
+    stages answers, whatever it says. `calibrated`: of the logits divided by the exit's temperature in the catalogue.
     """
 
     kind: str

@@ -9,6 +9,7 @@ from pathlib import Path
 from testbed.errors import InputError
 from testbed.policies.base import Policy
 from testbed.policies.clairvoyant import Clairvoyant
+from testbed.policies.edgent import Edgent
 from testbed.policies.knowledge import Context
 from testbed.policies.layercake import LayerCake
 from testbed.policies.mdinference import MDInference
@@ -16,16 +17,19 @@ from testbed.policies.modipick import ModiPick
 from testbed.policies.neurosurgeon import Neurosurgeon
 from testbed.policies.plan import Plan, Step
 from testbed.policies.random_plan import RandomPlan
+from testbed.policies.spinn import Spinn
 from testbed.policies.static import Fixed, compile_plan
 from testbed.schema.scenario import PlanSpec, PolicySpec
 
 BUILT_IN: dict[str, type[Policy]] = {  # published systems register here by name, one file each
     "clairvoyant": Clairvoyant,
+    "edgent": Edgent,
     "layercake": LayerCake,
     "mdinference": MDInference,
     "modipick": ModiPick,
     "neurosurgeon": Neurosurgeon,
     "random": RandomPlan,
+    "spinn": Spinn,
 }
 
 

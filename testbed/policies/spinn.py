@@ -1,0 +1,232 @@
+"""SPINN: where to split a model and how sure an early exit must be, from expected costs; a local answer without the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from testbed.policies.bandwidth import paths_from
+from testbed.policies.base import Policy
+from testbed.policies.chain import checked_codecs, model_of, server_of
+from testbed.policies.exits_math import BranchyTimes, Expected
+from testbed.policies.knowledge import Context, Observation, Outcome, Probe
+from testbed.policies.latency import LoadFactor
+from testbed.policies.neurosurgeon import probes_every
+from testbed.policies.plan import ExitRule, Plan, Step
+
+METRICS = ("latency", "accuracy_loss", "server", "bytes")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A split and a threshold with their expected costs; every metric is better when it is smaller."""
+
+    expected: Expected
+    latency: float  # s, mean over samples
+    accuracy_loss: float  # against the full model, on the calibration split
+    server: float  # s of the server's time, mean over samples
+    bytes: float  # sent, mean over samples
+
+    def metric(self, name: str) -> float:
+        """One of METRICS."""
+        value: float = getattr(self, name)
+        return value
+
+
+class Spinn(Policy):
+    """Chooses split and exit threshold together, and answers with a local exit when the server cannot be reached.
+
+    ### Decides
+    All splits s in 0..N with all thresholds of the catalogue's exit curve (0 to above 1, the same for every exit):
+
+        latency(s, threshold) = sum over stages and exit heads of P(reach) * time + P(not left before s) * transfer(s)
+
+    P comes from the calibration split; a time is that of the node's profile times a factor that is measured as requests finish
+    (queueing and computing over predicted; it ages). transfer = 8 * payload / rate + round trip. Exits on both sides may answer.
+
+    Then the constraints in the order given: each keeps the candidates that meet it; when none does, those that
+    miss it by the least. A request's least accuracy comes before them. Of what is left, the least `objective`; equal ones by
+    latency, server time, bytes.
+
+    ### Without the server
+    A plan that fails is answered by the deepest exit that the device reaches in what is left of the budget (`Plan.fallback`);
+    the same starts by itself just in time for the deadline when no answer has come (`Plan.backup`). A server is gone after a
+    request fell back, failed, or was overtaken by its backup, and after a failed probe: the device then answers alone, with
+    the deepest exit that fits the budget, until a probe succeeds or `retry_s` have passed and a request is tried again.
+
+    ### Options
+    | option | default | meaning |
+    |---|---|---|
+    | constraints | [{accuracy_loss: 0.01}] | list of one `metric: limit` each, the most important first |
+    | objective | latency | metric to minimise among what the constraints leave |
+    | codec, input_codec | int8+lz4, the codec | how tensors, and the input, travel |
+    | estimator | ewma | of the rate: `last`, `ewma`, `kalman` |
+    | initial_bps, initial_rtt_s | 5e6, 0.05 | taken before the first sample |
+    | load, load_half_life_s | true, 10 | scale predicted times by what was measured on each node |
+    | backup | true | start the local answer in time for the deadline |
+    | guard_s | 0.01 | so much earlier than its predicted time needs |
+    | retry_s | 2 | time after which a server that was gone is tried again |
+    | node, model | nearest, the scenario's | tier or name of the server; model with an exit curve |
+    | probe_period_s, probe_bytes | 2, 10000 | probes of the server, in s and bytes; 0: none |
+
+    Metrics: `latency` (s; the limit may be the word `deadline`: the request's budget), `accuracy_loss` (0..1), `server` (s of
+    the server's time per request), `bytes` (sent per request). Latency is a mean: a share of the requests takes longer.
+    Without probes a policy that has come to answer on the device alone never learns that the network has recovered.
+
+    Different from the paper: 8-bit quantisation and LZ4 as there, but no shuffling of bits in between; the grid of thresholds is
+    the catalogue's.
+
+    ### Reference
+    Laskaridis, Venieris, Almeida, Leontiadis and Lane, SPINN: Synergistic Progressive Inference of Neural Networks over Device
+    and Cloud, MobiCom 2020.
+
+    ### Versions
+    1: first.
+    """
+
+    id: ClassVar[str] = "spinn"
+    version: ClassVar[int] = 1
+
+    def __init__(self, context: Context, constraints: Sequence[Mapping[str, float | str]] = ({"accuracy_loss": 0.01},),
+                 objective: str = "latency", codec: str = "int8+lz4", input_codec: str | None = None, estimator: str = "ewma",
+                 initial_bps: float = 5e6, initial_rtt_s: float = 0.05, load: bool = True, load_half_life_s: float = 10.0,
+                 backup: bool = True, guard_s: float = 0.01, retry_s: float = 2.0, node: str | None = None,
+                 model: str | None = None, probe_period_s: float = 2.0, probe_bytes: int = 10_000) -> None:
+        """Raises ValueError for options that cannot be, and for a model without an exit curve."""
+        super().__init__(context)
+        if objective not in METRICS:
+            raise ValueError(f"objective: {objective!r} is not one of {', '.join(METRICS)}")
+        if guard_s < 0 or retry_s <= 0:
+            raise ValueError("guard_s: is at least 0, and retry_s: above 0")
+        self._codec, self._input_codec = codec, codec if input_codec is None else input_codec
+        checked_codecs(self._codec, self._input_codec)
+        self._objective, self._constraints = objective, _checked_constraints(constraints)
+        self._model = model_of(context, model)
+        if not self._model.exit_curve:
+            raise ValueError(f"model {self._model.name} has no exit curve in the catalogue; `testbed models statistics` measures "
+                             "that of a model with early exits")
+        self._times = BranchyTimes(context, self._model, server_of(context, node), self._codec, self._input_codec)
+        self._full_accuracy = self._model.exit_curve[-1].accuracy
+        self._expected = [self._times.expected(point, split)
+                          for split in range(self._model.num_stages + 1) for point in self._model.exit_curve]
+        self._local_s = {name: self._times.local_s(name) for name, _ in self._times.exits}
+        self._path = paths_from(context, estimator, initial_bps, initial_rtt_s)[self._times.server]
+        self._use_load = load
+        self._load = {node: LoadFactor(half_life_s=load_half_life_s) for node in (context.device, self._times.server)}
+        self._backup, self._guard_s, self._retry_ns = backup, guard_s, round(retry_s * 1e9)
+        self._gone_until_ns: int | None = None
+        self.probes = probes_every(probe_period_s, probe_bytes)
+        self._scores: dict[str, float] = {}
+
+    def models(self) -> tuple[str, ...]:
+        """The one model that it splits."""
+        return (self._model.name,)
+
+    def decide(self, observation: Observation) -> Plan:
+        """The best split and threshold, or a local exit while the server is gone."""
+        t_ns, budget_s = observation.t_ns, observation.budget_s(self.context)
+        device_k, server_k = (self._k(node, t_ns) for node in (self.context.device, self._times.server))
+        common = {"budget_s": budget_s, "device_k": device_k, "server_k": server_k, **self._path.scores(t_ns)}
+        if self._gone_until_ns is not None and t_ns < self._gone_until_ns:
+            exit_name = self._deepest(budget_s, device_k)
+            self._scores = {"server_gone": 1.0, "exit_stage": float(self._model.exits[exit_name]),
+                            "predicted_s": device_k * self._local_s[exit_name], **common}
+            return Plan(f"{self.id}:local", self._local(exit_name))
+        chosen, unmet = choose(self.candidates(device_k, server_k), self._limits(observation, budget_s), self._objective)
+        self._scores = {"server_gone": 0.0, "split": float(chosen.expected.split), "threshold": chosen.expected.point.threshold,
+                        "predicted_s": chosen.latency, "accuracy": chosen.expected.point.accuracy, "server_s": chosen.server,
+                        "sent_share": chosen.expected.sent_share, "sent_bytes": chosen.bytes, "unmet": float(unmet), **common}
+        return self._plan(chosen.expected, budget_s, device_k)
+
+    def observe(self, outcome: Outcome) -> None:
+        """Rate, round trip and load factors; whether the server is gone."""
+        self._path.observe(outcome)
+        for done in outcome.computations:
+            if done.node in self._load:
+                heads = any(s.exit is not None and s.exit.kind != "always" for s in outcome.plan.steps)
+                self._load[done.node].update(done, self._times.predicted_s(done, heads), outcome.t_ns)
+        if any(step.node != self.context.device for step in outcome.plan.steps):
+            if outcome.status != "ok" or outcome.used_fallback or outcome.backup_won:
+                self._gone_until_ns = outcome.t_ns + self._retry_ns
+            elif outcome.final_node != self.context.device:
+                self._gone_until_ns = None
+
+    def observe_probe(self, probe: Probe) -> None:
+        """Rate and round trip from a probe of the server; whether it is there."""
+        self._path.observe_probe(probe)
+        if probe.node == self._times.server:
+            self._gone_until_ns = probe.t_ns + self._retry_ns if probe.rtt_s is None else None
+
+    def scores(self) -> Mapping[str, float]:
+        """Split, threshold, and what they are expected to give: latency, accuracy, server time, share and bytes sent; how many
+        constraints are not met; whether the server is gone; load factors; budget; rate, its age, round trip."""
+        return self._scores
+
+    def candidates(self, device_k: float = 1.0, server_k: float = 1.0) -> list[Candidate]:
+        """All splits and thresholds with their costs for the present estimates."""
+        path = self._path
+        return [Candidate(e, device_k * e.device_s + server_k * e.server_s
+                          + (e.sent_share * (path.transfer_s(e.payload_bytes) + path.answer_s) if e.sent_share else 0.0),
+                          self._full_accuracy - e.point.accuracy, e.server_s, e.sent_bytes) for e in self._expected]
+
+    def _limits(self, observation: Observation, budget_s: float) -> list[tuple[str, float]]:
+        least = max(observation.min_accuracy, self.context.min_accuracy)
+        first = [("accuracy_loss", self._full_accuracy - least)] if least > 0 else []
+        return first + [(name, budget_s if limit is None else limit) for name, limit in self._constraints]
+
+    def _k(self, node: str, t_ns: int) -> float:
+        return self._load[node].k(t_ns) if self._use_load else 1.0
+
+    def _deepest(self, budget_s: float, device_k: float) -> str:
+        """The deepest exit that the device reaches within the budget; the first when it reaches none."""
+        names = [name for name, _ in self._times.exits]
+        return next((name for name in reversed(names) if device_k * self._local_s[name] <= budget_s), names[0])
+
+    def _local(self, exit_name: str) -> tuple[Step, ...]:
+        stop = self._model.exits[exit_name] + 1
+        return (Step(self.context.device, self._model.name, 0, stop, exit=ExitRule("always", 0.0)),)
+
+    def _plan(self, chosen: Expected, budget_s: float, device_k: float) -> Plan:
+        device, model, split, end = self.context.device, self._model.name, chosen.split, self._model.num_stages
+        rule = ExitRule("max_probability", chosen.point.threshold) if chosen.point.threshold <= 1 else None
+        head = (Step(device, model, 0, split, exit=rule),) if split else ()
+        if split == end:
+            return Plan(self.id, head)
+        tail = Step(self._times.server, model, split, end, self._codec if split else self._input_codec, rule)
+        spent_s = device_k * self._times.run_s(device, 0, split, rule is not None) + self._path.rtt.s
+        spare = self._deepest(budget_s - spent_s - self._guard_s, device_k)
+        after_s = budget_s - device_k * self._local_s[spare] - self._guard_s
+        if not self._backup or after_s <= 0:  # no time for two
+            return Plan(self.id, (*head, tail), self._local(spare))
+        return Plan(self.id, (*head, tail), self._local(spare), backup=self._local(spare), backup_after_s=after_s)
+
+
+def choose(candidates: Sequence[Candidate], limits: Sequence[tuple[str, float]], objective: str) -> tuple[Candidate, int]:
+    """The best candidate under (metric, limit) constraints in order of importance, and how many of them it misses."""
+    left = list(candidates)
+    for name, limit in limits:
+        bound = max(limit, min(c.metric(name) for c in left)) + 1e-12
+        left = [c for c in left if c.metric(name) <= bound]
+    best = min(left, key=lambda c: (c.metric(objective), c.latency, c.server, c.bytes))
+    return best, sum(best.metric(name) > limit + 1e-12 for name, limit in limits)
+
+
+def _checked_constraints(constraints: Sequence[Mapping[str, float | str]]) -> list[tuple[str, float | None]]:
+    """(metric, limit) in order; the limit `deadline` becomes None."""
+    found: list[tuple[str, float | None]] = []
+    for item in constraints:
+        if not isinstance(item, Mapping) or len(item) != 1:
+            raise ValueError("constraints: is a list of one `metric: limit` each, such as [{accuracy_loss: 0.01}, "
+                             "{latency: deadline}]")
+        (name, limit), = item.items()
+        if name not in METRICS:
+            raise ValueError(f"constraints: {name!r} is not one of {', '.join(METRICS)}")
+        if limit == "deadline" and name == "latency":
+            found.append((name, None))
+        elif isinstance(limit, bool) or not isinstance(limit, int | float):
+            raise ValueError(f"constraints: the limit {limit!r} of {name} is not a number" + (
+                " or the word deadline" if name == "latency" else ""))
+        else:
+            found.append((name, float(limit)))
+    return found
