@@ -14,10 +14,11 @@ from testbed.schema.scenario import Event, Scenario
 from testbed.workload.arrivals import generator
 
 TAIL_S = 30.0  # that the replayed capacity reaches beyond the end of the load
+LONGEST_S = 3600.0  # of a load for which it is written out; beyond, a trace counts with its mean rate
 
 
-def truth_of(scenario: Scenario, repeat: int, start_ns: int, load_s: float) -> Truth:
-    """The truth of one repeat whose load lasts `load_s`. Raises InputError for a bad trace or log.
+def truth_of(scenario: Scenario, repeat: int, start_ns: int) -> Truth:
+    """The truth of one repeat. Raises InputError for a bad trace or log.
 
     Events happen when the scenario says. A restarted program is taken to work at once; a paused one not at all. What a
     link with a rate event carries before and after is its own rate or trace.
@@ -28,7 +29,7 @@ def truth_of(scenario: Scenario, repeat: int, start_ns: int, load_s: float) -> T
         return int(generator(scenario.seed, repeat, purpose, index).integers(2**31))
 
     specs = direction_specs(scenario, seed, devices_of(scenario))
-    horizon_s = load_s + TAIL_S
+    horizon_s = load_limit_s(scenario) + TAIL_S
     spans = _link_spans(scenario, horizon_s * 1e9)
     replayed = [key for key, spec in specs.items() if spec.trace is not None]
     step_ns = round(scenario.replay_step * 1e9)
@@ -43,13 +44,17 @@ def truth_of(scenario: Scenario, repeat: int, start_ns: int, load_s: float) -> T
     return Truth(start_ns, sides, ways, _outages(scenario.events))
 
 
+def load_limit_s(scenario: Scenario) -> float:
+    """Seconds within which the load ends, with room for late arrivals."""
+    load = scenario.load
+    count = load.requests_per_device + load.warmup_requests
+    return min(count * load.timeout if load.arrivals == "closed" else 2 * count / load.rate_per_s + load.timeout, LONGEST_S)
+
+
 def truth_of_manifest(manifest: Mapping[str, Any]) -> Truth:
     """The truth of a finished trial; its traces must still be where the scenario names them. Raises InputError."""
     scenario = Scenario.model_validate(manifest["config"])
-    load = scenario.load
-    count = load.requests_per_device + load.warmup_requests
-    load_s = count * load.timeout if load.arrivals == "closed" else 2 * count / load.rate_per_s + load.timeout
-    return truth_of(scenario, int(manifest.get("repeat") or 0), int(manifest["clock"]["start_ns"]), load_s)
+    return truth_of(scenario, int(manifest.get("repeat") or 0), int(manifest["clock"]["start_ns"]))
 
 
 def _capacity(spec: DirectionSpec, horizon_s: float, step_ns: int, phase_ns: int) -> Capacity:

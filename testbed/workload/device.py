@@ -23,6 +23,7 @@ from testbed.inference.compute import load_profile
 from testbed.policies import Context, Plan, make_policy
 from testbed.policies.knowledge import from_json
 from testbed.policies.registry import with_defaults
+from testbed.policies.truth import Truth
 from testbed.schema.scenario import PlanSpec, PolicySpec
 from testbed.serving.background import freeze_garbage
 from testbed.serving.backup import Race, execute_with_backup
@@ -87,6 +88,7 @@ class Device:
         await self.worker.warm_up()
         self.worker.settle()
         self.coder.codecs.warm_up(config["codecs"])
+        truth = Truth.load(Path(config["truth"])) if self.policy.clairvoyant else None
         freeze_garbage()
         async with NodeClient(self.name, config["peers"], config["tiers"], config["tier_order"]) as client:
             self.client = client
@@ -94,6 +96,8 @@ class Device:
                 self.recorder.policy(config["policy"], self.context)
                 Path(config["ready"]).write_text("{}")
                 start_ns = await self._start_instant()
+                if truth is not None:
+                    self.policy.reveal(truth.started(start_ns))
                 async with Prober(self.policy, self.context, client, self.knowledge, self.recorder):
                     await self._load(start_ns)
                     await self.late.drain()
