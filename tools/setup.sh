@@ -19,6 +19,7 @@ project=$(cd "$(dirname "$0")/.." && pwd)
 cd "$project"
 venv=$project/.venv
 os_release=${TESTBED_OS_RELEASE:-/etc/os-release}
+for_tests="user-mode-linux vagrant vagrant-libvirt"
 os_id=unknown os_version=unknown os_name="an unknown system"
 
 say() { echo "set-up: $*"; }
@@ -52,7 +53,7 @@ check_system() {
     fi
     fail "this is $os_name; the set-up knows Debian 12 and 13, Ubuntu 22.04 and 24.04" \
         "In a virtual machine (VirtualBox, VMware, Parallels or libvirt), on any system that has Vagrant:" \
-        "    vagrant up && vagrant ssh -c 'cd testbed && make $goal'" \
+        "    vagrant up && vagrant ssh -c 'cd testbed && sudo make $goal'" \
         "On another Linux, with mininet, iperf3, iproute2, ethtool, python3 (3.11 to 3.13) with venv, and Docker or" \
         "Podman installed by you:" \
         "    TESTBED_ANY_SYSTEM=1 make $goal"
@@ -91,8 +92,8 @@ wanted_packages() {
         *) echo "${python##*/}-venv" ;;
     esac
     if ! docker_answers && ! podman_answers; then echo "podman runc"; fi
-    # User-mode Linux is Debian's; on Ubuntu the kernel tests are skipped and the summary of `make test` says so
-    if [ "$goal" = test ] && [ "$os_id" = debian ]; then echo "user-mode-linux"; fi
+    # User-mode Linux and Vagrant are Debian's; on Ubuntu their tests are skipped and the summary of `make test` says so
+    if [ "$goal" = test ] && [ "$os_id" = debian ]; then echo "$for_tests"; fi
 }
 
 as_root() {
@@ -118,7 +119,7 @@ install_packages() {
     as_root env DEBIAN_FRONTEND=noninteractive dpkg --configure -a </dev/null
     # a third-party list that does not answer must not stop us: the install below is the judge
     as_root apt-get -q -o DPkg::Lock::Timeout=600 update </dev/null >/dev/null || say "warning: apt-get update complained"
-    if ! available user-mode-linux; then missing=$(echo "$missing" | sed 's/ user-mode-linux//'); fi
+    for package in $for_tests; do available "$package" || missing=$(echo "$missing " | sed "s/ $package / /"); done
     # shellcheck disable=SC2086 # a list of package names
     as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=a apt-get -q -o DPkg::Lock::Timeout=600 \
         -o Dpkg::Use-Pty=0 install -y --no-install-recommends $missing </dev/null >"$project/.setup/apt.log" 2>&1 ||
