@@ -23,6 +23,7 @@ from testbed.measurement.stats import (
 from testbed.measurement.trial import Trial
 
 Aggregate = Literal["count", "mean", "ratio", "quantile", "max"]
+ORACLE_COLUMNS = ("oracle_latency_s", "oracle_hit", "chosen_latency_s", "static_latency_s")  # taken over from `oracle`
 COMPONENT = "component: "  # prefix of the component columns of the request frame
 
 
@@ -32,6 +33,7 @@ class Metric:
 
     count: how many values are above zero. mean: their mean. ratio: sum of `of` over sum of `per`.
     quantile: the ceil(q n)-th smallest value, blank when n is below `stats.samples_needed`. max: the largest.
+    `needs`: a column of the request frame without which there is no such metric.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Metric:
     of: Callable[[pd.DataFrame], pd.Series]
     per: Callable[[pd.DataFrame], pd.Series] | None = None
     quantile: float = 0.0
+    needs: str = ""
+    signed: bool = False  # a difference: its interval may reach below zero
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ class Estimate:
 def request_frame(trials: Sequence[Trial]) -> pd.DataFrame:
     """Return the measured requests of pooled trials, in time order, with derived columns.
 
-    Added: `trial` (number), `tier_device`, `latency_s`, `ok`, `bytes_up`, `bytes_down`, `offloaded` and one
-    column per component of the latency (seconds, NaN for requests that were not answered).
+    Added: `trial` (number), `tier_device`, `latency_s`, `ok`, `bytes_up`, `bytes_down`, `offloaded`, ORACLE_COLUMNS where
+    a trial has them, and one column per component of the latency (seconds, NaN for requests that were not answered).
     """
     frames = []
     for number, trial in enumerate(trials):
@@ -75,6 +79,8 @@ def request_frame(trials: Sequence[Trial]) -> pd.DataFrame:
             offloaded=_offloaded(frame, trial),
             cost=costs(frame, trial),
         )
+        if len(trial.oracle):
+            frame = frame.join(trial.oracle.set_index("request_id")[list(ORACLE_COLUMNS)], on="request_id")
         frames.append(frame)
     joined = pd.concat(frames, ignore_index=True)
     for name in [column for column in joined.columns if column.startswith(COMPONENT)]:
@@ -89,7 +95,7 @@ def metrics_for(frame: pd.DataFrame, tiers: Sequence[str] = ()) -> list[Metric]:
     families = [_exit_share(value) for value in exits]
     for name in names:
         families += [_time_mean(name), _time_share(name)]
-    return [*METRICS, *families]
+    return [*(m for m in METRICS if not m.needs or m.needs in frame.columns), *families]
 
 
 def evaluate(metric: Metric, frame: pd.DataFrame, units: Units | None = None, *, seed: int = 0) -> Estimate:
@@ -124,7 +130,7 @@ def evaluate(metric: Metric, frame: pd.DataFrame, units: Units | None = None, *,
     elif metric.aggregate == "mean" and np.isin(x, (0.0, 1.0)).all() and metric.unit == "share":
         found = share_interval(x, own)
     else:
-        found = ratio_interval(x, below, own, seed=seed)
+        found = ratio_interval(x, below, own, seed=seed, signed=metric.signed)
     note = f"no interval: {found.reason}" if found.reason else ""
     return Estimate(metric.name, metric.unit, value, found.low, found.high, len(x), note)
 
@@ -190,6 +196,18 @@ METRICS: tuple[Metric, ...] = (
            lambda f: _cold(f)),
     Metric("unaccounted_max", "s", "longest part of a request's latency that no hop explains", "max",
            lambda f: f[COMPONENT + UNACCOUNTED]),
+    Metric("oracle_latency", "s", "mean latency of the best plan in hindsight, had each request been alone", "mean",
+           lambda f: f["oracle_latency_s"], needs="oracle_latency_s"),
+    Metric("oracle_hit", "share", "requests that some plan could have answered within the deadline / requests", "mean",
+           lambda f: _flag(f["oracle_hit"]).where(f["oracle_hit"].notna()), needs="oracle_hit"),
+    Metric("regret_mean", "s", "mean over answered requests of latency - latency of the best plan in hindsight", "mean",
+           lambda f: _ok(f, "latency_s") - f["oracle_latency_s"], needs="oracle_latency_s", signed=True),
+    Metric("regret_p95", "s", "95% of the answered requests have at most this much of that difference", "quantile",
+           lambda f: _ok(f, "latency_s") - f["oracle_latency_s"], quantile=0.95, needs="oracle_latency_s"),
+    Metric("regret_decision", "s", "mean of predicted latency of the chosen plan - of the best: the decision's own part of the "
+           "regret", "mean", lambda f: f["chosen_latency_s"] - f["oracle_latency_s"], needs="chosen_latency_s", signed=True),
+    Metric("regret_static", "s", "mean over answered requests of latency - predicted latency of the best fixed plan", "mean",
+           lambda f: _ok(f, "latency_s") - f["static_latency_s"], needs="static_latency_s", signed=True),
 )
 
 # families: one metric per exit or component that occurs; named here for the glossary

@@ -19,6 +19,7 @@ from testbed.measurement.tables import (
     LIST_SEPARATOR,
     MACHINE,
     NODES,
+    ORACLE,
     REQUESTS,
     TABLES,
     Column,
@@ -27,8 +28,8 @@ from testbed.measurement.tables import (
     cell,
 )
 
-__all__ = ["HOPS", "LINKS", "LIST_SEPARATOR", "MACHINE", "NODES", "REQUESTS", "TABLES", "Column", "Table", "TableWriter",
-           "empty_table", "latency_s", "merge_tables", "read_table", "write_table"]
+__all__ = ["HOPS", "LINKS", "LIST_SEPARATOR", "MACHINE", "NODES", "ORACLE", "REQUESTS", "TABLES", "Column", "Table",
+           "TableWriter", "empty_table", "latency_s", "merge_tables", "read_table", "write_table"]
 
 _PANDAS_TYPE: dict[str, str] = {"int": "Int64", "float": "float64", "str": "string", "bool": "boolean"}
 

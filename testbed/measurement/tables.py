@@ -152,7 +152,19 @@ NODES = _table(
     ("inflight", "", "int", "requests accepted and not yet answered"),
 )
 
-TABLES: dict[str, Table] = {table.name: table for table in (REQUESTS, HOPS, LINKS, NODES)}
+ORACLE = _table(
+    "oracle",
+    "one row per measured request: the best plan in hindsight; written where a policy ran or the scenario has `oracle:`",
+    ("run_id", "", "str", "trial that the row belongs to"),
+    ("request_id", "", "str", "request that the row belongs to"),
+    ("oracle_plan", "", "str", "plan that would have answered first, had the request been alone; empty where none would have"),
+    ("oracle_latency_s", "s", "float", "its latency by profiles and replayed capacity, from the scheduled instant"),
+    ("oracle_hit", "", "bool", "that latency is within the deadline"),
+    ("chosen_latency_s", "s", "float", "the same of the plan that the policy chose; empty where the model has no answer to it"),
+    ("static_latency_s", "s", "float", "the same of the trial's best fixed plan, behind the device's other requests"),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in (REQUESTS, HOPS, LINKS, NODES, ORACLE)}
 
 
 class TableWriter:

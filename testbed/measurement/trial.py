@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from testbed.errors import InputError
-from testbed.measurement.records import HOPS, LINKS, NODES, REQUESTS, Table, empty_table, read_table
+from testbed.measurement.records import HOPS, LINKS, NODES, ORACLE, REQUESTS, Table, empty_table, read_table
 
 MANIFEST = "manifest.json"
 FABRIC = "fabric.json"
@@ -31,6 +31,7 @@ class Trial:
     links: pd.DataFrame
     nodes: pd.DataFrame
     fabric: Mapping[str, Any] = field(default_factory=dict)
+    oracle: pd.DataFrame = field(default_factory=lambda: empty_table(ORACLE))
 
     @property
     def run_id(self) -> str:
@@ -86,6 +87,7 @@ def load_trial(trial_dir: str | Path) -> Trial:
         links=_optional(path / "links.csv", LINKS),
         nodes=_optional(path / "nodes.csv", NODES),
         fabric=fabric,
+        oracle=_optional(path / "oracle.csv", ORACLE),
     )
 
 
