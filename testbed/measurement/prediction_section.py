@@ -51,13 +51,24 @@ def _figure(table: pd.DataFrame, policies: list[str]) -> dict[str, Any]:
 
     wide = (last - first) and math.log10(1 + AGREES_SHARE) / (last - first) * span
     corners = [(_LEFT, base - wide), (right - wide, top), (right, top), (right, top + wide), (_LEFT + wide, base), (_LEFT, base)]
-    steps = [m * 10.0 ** e for e in range(math.floor(first), math.ceil(last) + 1) for m in (1, 2, 5)]
     return {
         "size": _SIZE, "low": _LEFT, "base": base, "right": right, "top": top, "shift": base + _LEFT - _SIZE,
         "band": " ".join(f"{x:.1f},{y:.1f}" for x, y in corners),
-        "ticks": [{"at": _LEFT + place(ms), "text": f"{ms:g}"} for ms in steps if first <= math.log10(ms) <= last],
+        "ticks": [{"at": _LEFT + place(ms), "text": f"{ms:g}"} for ms in ticks_ms(10**first, 10**last)],
         "dots": [{"x": _LEFT + place(float(r["predicted_s"]) * 1e3), "y": base - place(float(r["measured_s"]) * 1e3),
                   "color": policies.index(r["policy"]) % 8,
                   "title": f"{r['policy']} {r['point']}: predicted {fmt.seconds(r['predicted_s'])}, measured "
                            f"{fmt.seconds(r['measured_s'])}"} for r in known.to_dict("records")],
     }
+
+
+def ticks_ms(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten; where fewer than three of them lie in [low, high], equal steps of such a size."""
+    ticks = [m * 10.0**e for e in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1) for m in (1, 2, 5)]
+    ticks = [t for t in ticks if low <= t <= high]
+    if len(ticks) >= 3:
+        return ticks
+    least = (high - low) / 6
+    power = 10.0 ** math.floor(math.log10(least))
+    step = power * next(m for m in (1, 2, 5, 10) if m * power >= least)
+    return [round(i * step, 9) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]

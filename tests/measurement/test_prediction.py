@@ -9,9 +9,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from testbed.measurement.prediction import predict, prediction_table, transfer_s, wire_bytes, write_prediction
-from testbed.measurement.prediction_section import prediction_section
+from testbed.measurement.prediction_section import prediction_section, ticks_ms
 from testbed.measurement.records import HOPS, REQUESTS, read_table, write_table
 from testbed.measurement.trial import Trial
 
@@ -100,3 +102,11 @@ def test_section_and_file_show_every_plan(tmp_path: Path) -> None:
     table = write_prediction(tmp_path, groups)
     again = pd.read_csv(tmp_path / "prediction.csv")
     assert list(again["policy"]) == ["good", "real <b>"] and math.isclose(again["predicted_s"][0], table["predicted_s"][0])
+
+
+@given(low=st.floats(0.01, 1e4), factor=st.floats(1.38, 1e5))  # 1.38: the narrowest axis, of one dot (0.85 to 1.18 of it)
+def test_every_axis_has_a_few_round_ticks(low: float, factor: float) -> None:
+    ticks = ticks_ms(low, low * factor)
+    assert 2 <= len(ticks) <= 3 * (math.log10(factor) + 1) + 4 and ticks == sorted(set(ticks))
+    assert all(low * (1 - 1e-9) <= t <= low * factor * (1 + 1e-9) for t in ticks)
+    assert all(len(f"{t:.12g}".replace(".", "").strip("0")) <= 3 for t in ticks), ticks
