@@ -15,6 +15,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "rerun": ("testbed.cli.rerun", "app", "Repeat a finished trial from its manifest, and say what differs."),
     "export": ("testbed.cli.export", "app", "Pack a run into one archive: tables, manifests, report, content."),
     "init": ("testbed.cli.init", "app", "Write an editable copy of the shipped content."),
+    "replay-decisions": ("testbed.cli.replay_decisions", "app", "Make a trial's decisions again from its log alone."),
+    "check-policy": ("testbed.cli.check_policy", "app", "Check that a policy conforms, before it is run."),
     "compare": ("testbed.cli.compare", "app", "Difference between two policies on the same requests."),
     "shell": ("testbed.cli.shell", "app", "Build a network with its nodes running, and take commands."),
     "topo": ("testbed.cli.topo", "app", "Draw a topology in the terminal and as SVG."),
@@ -59,5 +61,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _usage() -> str:
     lines = ["usage: testbed COMMAND [ARGS...]   (testbed COMMAND --help)", "", "commands:"]
-    lines += [f"  {name:<10} {text}" for name, (_, _, text) in COMMANDS.items()]
+    lines += [f"  {name:<16} {text}" for name, (_, _, text) in COMMANDS.items()]
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Policies: one file per published system, all deciding plans through the same seam."""
 
 from testbed.policies.base import Policy
+from testbed.policies.check import check_policy
 from testbed.policies.knowledge import (
     Computation,
     Context,
@@ -19,5 +20,5 @@ from testbed.policies.registry import make_policy
 
 __all__ = [
     "Computation", "Context", "ExitPoint", "ExitRule", "ModelInfo", "NodeInfo", "NodeState", "Observation", "Outcome",
-    "Plan", "Policy", "Probe", "ProbeSpec", "Step", "Transfer", "make_policy",
+    "Plan", "Policy", "Probe", "ProbeSpec", "Step", "Transfer", "check_policy", "make_policy",
 ]
