@@ -28,13 +28,16 @@ class Expected:
     """Means over samples that leave at the first exit whose confidence reaches the threshold of `point`, with a cut at `split`.
 
     `sent_share`: of the samples that are not answered before the cut, each of which sends `payload_bytes`; 0 when the device
-    computes everything. `device_s`, `server_s`: of the stages and exit heads that run there.
+    computes everything. `device_s`, `server_s`: of the stages and exit heads that run there; `whole_device_s`,
+    `whole_server_s`: for a sample that leaves at the final exit.
     """
 
     point: ExitPoint
     split: int
     device_s: float
     server_s: float
+    whole_device_s: float
+    whole_server_s: float
     sent_share: float
     payload_bytes: int
 
@@ -91,15 +94,14 @@ class BranchyTimes:
         when it has left at no exit before it. (SPINN, MobiCom 2020, its scheduler's latency.) Above a threshold of 1 no exit is
         asked.
         """
-        device_s = server_s = 0.0
+        end, heads = self.model.num_stages, point.threshold <= 1
         reach = reach_of(self.model, point)
-        for stage in range(self.model.num_stages):
-            node = self.device if stage < split else self.server
-            time_s = reach[stage] * self.run_s(node, stage, stage + 1, point.threshold <= 1)
-            device_s, server_s = device_s + time_s * (stage < split), server_s + time_s * (stage >= split)
-        if split == self.model.num_stages:
-            return Expected(point, split, device_s, server_s, 0.0, 0)
-        return Expected(point, split, device_s, server_s, reach[split], self.payload_bytes[split])
+        times_s = [self.run_s(self.device if i < split else self.server, i, i + 1, heads) for i in range(end)]
+        mean_s = [p * t for p, t in zip(reach, times_s, strict=True)]
+        costs_s = sum(mean_s[:split]), sum(mean_s[split:]), sum(times_s[:split]), sum(times_s[split:])
+        if split == end:
+            return Expected(point, split, *costs_s, 0.0, 0)
+        return Expected(point, split, *costs_s, reach[split], self.payload_bytes[split])
 
     def predicted_s(self, computation: Computation, heads: bool) -> float:
         """What a finished computation takes on its idle node; 0 for another model or another node."""

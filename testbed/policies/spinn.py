@@ -15,7 +15,7 @@ from testbed.policies.latency import LoadFactor
 from testbed.policies.neurosurgeon import probes_every
 from testbed.policies.plan import ExitRule, Plan, Step
 
-METRICS = ("latency", "accuracy_loss", "server", "bytes")
+METRICS = ("latency", "worst", "accuracy_loss", "server", "bytes")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Candidate:
 
     expected: Expected
     latency: float  # s, mean over samples
+    worst: float  # s, of a sample that leaves at the final exit
     accuracy_loss: float  # against the full model, on the calibration split
     server: float  # s of the server's time, mean over samples
     bytes: float  # sent, mean over samples
@@ -51,9 +52,10 @@ class Spinn(Policy):
 
     ### Without the server
     A plan that fails is answered by the deepest exit that the device reaches in what is left of the budget (`Plan.fallback`);
-    the same starts by itself just in time for the deadline when no answer has come (`Plan.backup`). A server is gone after a
-    request fell back, failed, or was overtaken by its backup, and after a failed probe: the device then answers alone, with
-    the deepest exit that fits the budget, until a probe succeeds or `retry_s` have passed and a request is tried again.
+    the same starts by itself just in time for the deadline when no answer has come (`Plan.backup`; only where the final exit
+    was expected to answer in time). A server is gone after a request fell back, failed, or was overtaken by its backup, and
+    after a failed probe: the device then answers alone, with the deepest exit that fits the budget, until a probe succeeds or
+    `retry_s` have passed and a request is tried again.
 
     ### Options
     | option | default | meaning |
@@ -70,8 +72,9 @@ class Spinn(Policy):
     | node, model | nearest, the scenario's | tier or name of the server; model with an exit curve |
     | probe_period_s, probe_bytes | 2, 10000 | probes of the server, in s and bytes; 0: none |
 
-    Metrics: `latency` (s; the limit may be the word `deadline`: the request's budget), `accuracy_loss` (0..1), `server` (s of
-    the server's time per request), `bytes` (sent per request). Latency is a mean: a share of the requests takes longer.
+    Metrics: `latency` (s, mean: a share of the requests takes longer), `worst` (s, of a request that leaves at no early exit),
+    `accuracy_loss` (0..1), `server` (s of the server's time per request), `bytes` (sent per request). The limit of the first
+    two may be the word `deadline`: the request's budget.
     Without probes a policy that has come to answer on the device alone never learns that the network has recovered.
 
     Different from the paper: 8-bit quantisation and LZ4 as there, but no shuffling of bits in between; the grid of thresholds is
@@ -134,10 +137,12 @@ class Spinn(Policy):
                             "predicted_s": device_k * self._local_s[exit_name], **common}
             return Plan(f"{self.id}:local", self._local(exit_name))
         chosen, unmet = choose(self.candidates(device_k, server_k), self._limits(observation, budget_s), self._objective)
-        self._scores = {"server_gone": 0.0, "split": float(chosen.expected.split), "threshold": chosen.expected.point.threshold,
-                        "predicted_s": chosen.latency, "accuracy": chosen.expected.point.accuracy, "server_s": chosen.server,
-                        "sent_share": chosen.expected.sent_share, "sent_bytes": chosen.bytes, "unmet": float(unmet), **common}
-        return self._plan(chosen.expected, budget_s, device_k)
+        self._scores = {
+            "server_gone": 0.0, "split": float(chosen.expected.split), "threshold": chosen.expected.point.threshold,
+            "predicted_s": chosen.latency, "worst_s": chosen.worst, "accuracy": chosen.expected.point.accuracy,
+            "server_s": chosen.server, "sent_share": chosen.expected.sent_share, "sent_bytes": chosen.bytes,
+            "unmet": float(unmet), **common}
+        return self._plan(chosen, budget_s, device_k)
 
     def observe(self, outcome: Outcome) -> None:
         """Rate, round trip and load factors; whether the server is gone."""
@@ -159,16 +164,20 @@ class Spinn(Policy):
             self._gone_until_ns = probe.t_ns + self._retry_ns if probe.rtt_s is None else None
 
     def scores(self) -> Mapping[str, float]:
-        """Split, threshold, and what they are expected to give: latency, accuracy, server time, share and bytes sent; how many
-        constraints are not met; whether the server is gone; load factors; budget; rate, its age, round trip."""
+        """Split, threshold, and what they are expected to give: mean and worst latency, accuracy, server time, share and bytes
+        sent; how many constraints are not met; whether the server is gone; load factors; budget; rate, its age, round trip."""
         return self._scores
 
     def candidates(self, device_k: float = 1.0, server_k: float = 1.0) -> list[Candidate]:
         """All splits and thresholds with their costs for the present estimates."""
         path = self._path
-        return [Candidate(e, device_k * e.device_s + server_k * e.server_s
-                          + (e.sent_share * (path.transfer_s(e.payload_bytes) + path.answer_s) if e.sent_share else 0.0),
-                          self._full_accuracy - e.point.accuracy, e.server_s, e.sent_bytes) for e in self._expected]
+        found = []
+        for e in self._expected:
+            away_s = path.transfer_s(e.payload_bytes) + path.answer_s if e.split < self._model.num_stages else 0.0
+            found.append(Candidate(e, device_k * e.device_s + server_k * e.server_s + e.sent_share * away_s,
+                                   device_k * e.whole_device_s + server_k * e.whole_server_s + away_s,
+                                   self._full_accuracy - e.point.accuracy, e.server_s, e.sent_bytes))
+        return found
 
     def _limits(self, observation: Observation, budget_s: float) -> list[tuple[str, float]]:
         least = max(observation.min_accuracy, self.context.min_accuracy)
@@ -187,17 +196,18 @@ class Spinn(Policy):
         stop = self._model.exits[exit_name] + 1
         return (Step(self.context.device, self._model.name, 0, stop, exit=ExitRule("always", 0.0)),)
 
-    def _plan(self, chosen: Expected, budget_s: float, device_k: float) -> Plan:
-        device, model, split, end = self.context.device, self._model.name, chosen.split, self._model.num_stages
-        rule = ExitRule("max_probability", chosen.point.threshold) if chosen.point.threshold <= 1 else None
+    def _plan(self, chosen: Candidate, budget_s: float, device_k: float) -> Plan:
+        device, model, end = self.context.device, self._model.name, self._model.num_stages
+        split, threshold = chosen.expected.split, chosen.expected.point.threshold
+        rule = ExitRule("max_probability", threshold) if threshold <= 1 else None
         head = (Step(device, model, 0, split, exit=rule),) if split else ()
         if split == end:
             return Plan(self.id, head)
         tail = Step(self._times.server, model, split, end, self._codec if split else self._input_codec, rule)
-        spent_s = device_k * self._times.run_s(device, 0, split, rule is not None) + self._path.rtt.s
+        spent_s = device_k * chosen.expected.whole_device_s + self._path.rtt.s  # when a server is found to be gone
         spare = self._deepest(budget_s - spent_s - self._guard_s, device_k)
         after_s = budget_s - device_k * self._local_s[spare] - self._guard_s
-        if not self._backup or after_s <= 0:  # no time for two
+        if not self._backup or after_s <= 0 or chosen.worst > budget_s:
             return Plan(self.id, (*head, tail), self._local(spare))
         return Plan(self.id, (*head, tail), self._local(spare), backup=self._local(spare), backup_after_s=after_s)
 
@@ -222,11 +232,11 @@ def _checked_constraints(constraints: Sequence[Mapping[str, float | str]]) -> li
         (name, limit), = item.items()
         if name not in METRICS:
             raise ValueError(f"constraints: {name!r} is not one of {', '.join(METRICS)}")
-        if limit == "deadline" and name == "latency":
+        if limit == "deadline" and name in ("latency", "worst"):
             found.append((name, None))
         elif isinstance(limit, bool) or not isinstance(limit, int | float):
             raise ValueError(f"constraints: the limit {limit!r} of {name} is not a number" + (
-                " or the word deadline" if name == "latency" else ""))
+                " or the word deadline" if name in ("latency", "worst") else ""))
         else:
             found.append((name, float(limit)))
     return found
