@@ -86,6 +86,7 @@ def _run(experiment: Any, runs: Path, resume: bool, engine: str, jobs: int, live
 
     from testbed.cli.progress import RunProgress, duration
     from testbed.experiment.estimate import Estimate
+    from testbed.experiment.oracle import write_oracles
     from testbed.experiment.ray_engine import run_on_ray
     from testbed.experiment.runner import run_experiment
     from testbed.experiment.store import run_folder
@@ -118,6 +119,8 @@ def _run(experiment: Any, runs: Path, resume: bool, engine: str, jobs: int, live
     if done:
         folders = [r.folder.path for r in done]
         folder = folders[0].parents[1]
+        for reason in write_oracles(folders, experiment.trials[0].scenario.oracle):
+            console.print(reason, soft_wrap=True, highlight=False)
         summarise_run(folder, trials=folders)
         report = render_report(folder, trials=folders)
         for part in terminal_table(folder, trials=folders, report=report):

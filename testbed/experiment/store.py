@@ -135,7 +135,7 @@ def refuse_changed_content(run: Path, trials: Sequence[Trial]) -> None:
 
 def _settings(config: dict[str, Any], repeat: Any) -> str:
     """What must be equal for two trials to be the same question: all but words and the number of repeats."""
-    kept = {k: v for k, v in config.items() if k not in ("description", "repeats")}
+    kept = {k: v for k, v in config.items() if k not in ("description", "repeats", "oracle")}
     return json.dumps([kept, repeat], sort_keys=True)
 
 

@@ -24,7 +24,7 @@ from testbed.workload.arrivals import generator
 HASH_LENGTH = 12
 # keys that do not change what one trial measures; everything else is in the hash. The catalogue's place is not:
 # what a trial uses of it is among the content hashes
-_NOT_HASHED = ("description", "repeats", "sweep", "policies", "catalogue")
+_NOT_HASHED = ("description", "repeats", "sweep", "policies", "catalogue", "oracle")
 
 
 @dataclass(frozen=True)

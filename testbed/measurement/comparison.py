@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,9 @@ from testbed.measurement.stats import (
     unit_correlation,
     units_of,
 )
-from testbed.measurement.summary import Group
+
+if TYPE_CHECKING:
+    from testbed.measurement.summary import Group
 
 COMPARED = ("latency_mean", "latency_p50", "latency_p95", "latency_p99", "accuracy", "deadline_hit", "correct_in_time",
             "bytes_up", "bytes_down")

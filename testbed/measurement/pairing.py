@@ -14,7 +14,7 @@ from testbed.measurement.trial import Trial
 
 ARRIVAL_TOLERANCE_NS = 1_000
 _SHOWN = 6  # reasons in a message
-_NOT_CONDITIONS = ("name", "description", "repeats", "sweep", "policies", "validity")
+_NOT_CONDITIONS = ("name", "description", "repeats", "sweep", "policies", "validity", "oracle")
 
 
 @dataclass(frozen=True)

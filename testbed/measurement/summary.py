@@ -15,6 +15,7 @@ from testbed.measurement import format as fmt
 from testbed.measurement.atomic import write_json_atomic, write_text_atomic
 from testbed.measurement.metrics import Estimate, evaluate_all
 from testbed.measurement.prediction import write_prediction
+from testbed.measurement.regret import write_regret
 from testbed.measurement.trial import MANIFEST, RUN, Trial, load_run, load_trial
 from testbed.measurement.validity import INVALID, VALID, validity_of
 
@@ -121,7 +122,7 @@ def summarise_run(run_dir: str | Path, *, trials: Sequence[str | Path] | None = 
 
 
 def write_run_tables(run_dir: str | Path, groups: Sequence[Group]) -> pd.DataFrame:
-    """Write `summary.csv` (long), `table.csv` (wide), `prediction.csv` and `run.json` (its trials) from evaluated groups.
+    """Write `summary.csv` (long), `table.csv` (wide), `prediction.csv`, `regret.csv` and `run.json` (its trials).
 
     A run that is a single trial directory is left as it is: resume compares the sizes of a trial's files.
     """
@@ -131,6 +132,7 @@ def write_run_tables(run_dir: str | Path, groups: Sequence[Group]) -> pd.DataFra
     write_text_atomic(root / SUMMARY, long_form(groups).to_csv(index=False, lineterminator="\n"))
     write_text_atomic(root / TABLE, table.to_csv(index=False, lineterminator="\n"))
     write_prediction(root, ((group.policy, group.sweep_point, group.trials) for group in groups))
+    write_regret(root, groups)
     paths = [trial.path.resolve() for group in groups for trial in group.trials]
     write_json_atomic(root / RUN, {"trials": [os.path.relpath(path, root.resolve()) for path in paths]})
     return table

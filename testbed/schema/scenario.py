@@ -249,6 +249,21 @@ class ValidityLimit(Strict):
     on_fail: Literal["fail", "warn", "off"] = "fail"
 
 
+class Oracle(Strict):
+    """Plans that the best plan in hindsight is chosen from; see docs/regret.md.
+
+    `codecs`, `thresholds` (of early exits) and `models`: what plans may use; absent, the codecs that the scenario's policies
+    name, no early exits, and the scenario's model. `chains`: also plans over two remote nodes. `min_accuracy`: what a plan
+    must reach; absent, the load's, or else the accuracy of the scenario's whole model.
+    """
+
+    codecs: list[str] | None = None
+    thresholds: list[Annotated[float, Field(ge=0)]] = []
+    models: list[str] | None = None
+    chains: bool = True
+    min_accuracy: Fraction | None = None
+
+
 class Price(Strict):
     """What computing on a tier costs: invocations x time x memory, as serverless platforms bill it.
 
@@ -288,6 +303,7 @@ class Scenario(Strict):
     replay_step: Duration = "10ms"  # type: ignore[assignment]
     calibration: Calibration = Calibration()
     validity: dict[str, float | ValidityLimit] = {}
+    oracle: Oracle | None = None
     prices: Prices | None = None
 
     @property

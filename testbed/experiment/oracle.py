@@ -1,0 +1,228 @@
+"""The oracle: for every request of a finished run, the best plan in hindsight, from profiles and the replayed capacity.
+
+Each request is taken alone, at its scheduled instant: no plan of any policy can answer it earlier in this model, so the
+oracle is a lower bound and regret an upper bound of what deciding better could gain. Fixed plans are simulated with all
+requests of their device, first come, first served, on one worker per node and on every link. Other devices' requests,
+loading of cold models, encoding and what `policies.truth` neglects are left out of both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from testbed.errors import InputError
+from testbed.experiment.truth import truth_of_manifest
+from testbed.inference.codecs.learned import PREFIX
+from testbed.measurement.atomic import write_text_atomic
+from testbed.measurement.records import ORACLE, write_table
+from testbed.measurement.regret import ORACLE_FILE, PLAN_COLUMNS, PLANS_FILE
+from testbed.measurement.trial import Trial, load_trial
+from testbed.policies import Context, Plan
+from testbed.policies.candidates import Candidate, Queues, alone_s, candidates, price, required_accuracy
+from testbed.policies.knowledge import from_json
+from testbed.policies.truth import NS_PER_S, Truth
+from testbed.schema.scenario import Oracle
+
+MOST_PLANS = 2000
+MOST_SIMULATED = 40  # fixed plans that are simulated, those with the lowest latency alone
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """What the oracle says of a trial: a row per measured request, and a row per fixed plan."""
+
+    requests: pd.DataFrame
+    plans: pd.DataFrame
+
+
+def write_oracles(folders: Sequence[Path], oracle: Oracle | None) -> list[str]:
+    """Write `oracle.csv` and `oracle_plans.csv` into each trial of a run; returns why some have none.
+
+    Nothing is done without `oracle` where every trial ran a fixed plan. Raises InputError for settings that no model meets.
+    """
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
+    decides = any("policy" in policy for m in manifests for policy in m["config"]["policies"])
+    if oracle is None and not decides:
+        return []
+    settings = _resolved(oracle or Oracle(), manifests)
+    reasons: dict[str, None] = {}
+    for folder, manifest in zip(folders, manifests, strict=True):
+        why = unknown_of(manifest)
+        if why:
+            for name in (ORACLE_FILE, PLANS_FILE):
+                (folder / name).unlink(missing_ok=True)
+            reasons[why] = None
+            continue
+        found = hindsight(load_trial(folder), settings)
+        write_table(folder / ORACLE_FILE, ORACLE, found.requests)
+        write_text_atomic(folder / PLANS_FILE, found.plans.to_csv(index=False, lineterminator="\n"))
+    return list(reasons)
+
+
+def unknown_of(manifest: Mapping[str, Any]) -> str:
+    """Why a trial can have no oracle; empty when it can."""
+    real = [str(node["name"]) for node in manifest.get("nodes") or [] if node.get("compute") in (None, "real")]
+    if real:
+        return f"no oracle: {', '.join(real)} compute at this machine's own speed, which no profile states"
+    return ""
+
+
+def hindsight(trial: Trial, settings: Oracle) -> Hindsight:
+    """The oracle of one trial. Raises InputError."""
+    truth = truth_of_manifest(trial.manifest)
+    log = _Log.read(trial.path / "decisions.jsonl")
+    frames, tables = [], []
+    for device, rows in trial.requests.sort_values("scheduled_ns", kind="stable").groupby("device", sort=True):
+        context = log.contexts[str(device)]
+        plans = _plans(context, settings)
+        frame, table = _of_device(rows, plans, context, truth, log.plans)
+        frames.append(frame)
+        tables.append(table)
+    requests = pd.concat(frames, ignore_index=True).assign(run_id=trial.run_id)
+    return Hindsight(requests, _merged(pd.concat(tables, ignore_index=True)))
+
+
+@dataclass(frozen=True)
+class _Log:
+    contexts: Mapping[str, Context]
+    plans: Mapping[str, Plan]
+
+    @classmethod
+    def read(cls, path: Path) -> _Log:
+        """Contexts by device and plans by request from a decision log. Raises InputError."""
+        contexts, plans = {}, {}
+        try:
+            for line in path.read_text(encoding="utf-8").splitlines():
+                entry = json.loads(line)
+                if entry["kind"] == "policy":
+                    contexts[str(entry["device"])] = from_json(Context, entry["context"])
+                elif entry["kind"] == "decide":
+                    plans[str(entry["request_id"])] = from_json(Plan, entry["plan"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"is no decision log: {type(error).__name__}: {error}", file=path,
+                             remedy="run the trial again") from None
+        return cls(contexts, plans)
+
+
+def _resolved(oracle: Oracle, manifests: Sequence[Mapping[str, Any]]) -> Oracle:
+    """With the codecs that the run's policies name where `oracle` names none; learned codecs cost accuracy: not those."""
+    if oracle.codecs is not None:
+        return oracle
+    named = {text for m in manifests for policy in m["config"]["policies"] for text in _codecs(policy)}
+    return oracle.model_copy(update={"codecs": ["raw", *sorted(c for c in named if c != "raw" and not c.startswith(PREFIX))]})
+
+
+def _codecs(value: Any, key: str = "") -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _codecs(inner, str(name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _codecs(inner, key)
+    elif isinstance(value, str) and "codec" in key:
+        yield value
+
+
+def _plans(context: Context, settings: Oracle) -> tuple[Candidate, ...]:
+    for name in settings.models or ():
+        if name not in context.models:
+            raise InputError("there is no such model in the catalogue", key="oracle.models", value=name,
+                             remedy="`testbed models list` shows those there are")
+    asked = required_accuracy(context, settings.min_accuracy or 0.0)
+    found = candidates(context, models=settings.models or (), codecs=settings.codecs or ("raw",),
+                       thresholds=settings.thresholds, chains=settings.chains, min_accuracy=asked)
+    if not 1 <= len(found) <= MOST_PLANS:
+        raise InputError(f"{len(found)} plans to choose from; between 1 and {MOST_PLANS} are possible", key="oracle",
+                         remedy="ask for less accuracy, or name fewer codecs, thresholds or models, or write chains: false")
+    return found
+
+
+def _of_device(rows: pd.DataFrame, plans: Sequence[Candidate], context: Context, truth: Truth,
+               chosen: Mapping[str, Plan]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    since = (rows["scheduled_ns"] - truth.start_ns).to_numpy("float64")
+    measured = rows["phase"].fillna("measure").eq("measure").to_numpy(dtype=bool)
+    deadline = rows["deadline_s"].to_numpy("float64")
+    alone = np.stack([alone_s(plan, truth, since) for plan in plans])  # (plans, requests)
+    first = alone.argmin(axis=0)
+    best = alone.min(axis=0)
+    likely = np.argsort([_rank(row[measured]) for row in alone], kind="stable")[:MOST_SIMULATED]
+    queued = {int(i): _queued_s(plans[int(i)], truth, since) for i in likely}
+    static = min(queued, key=lambda i: _rank(queued[i][measured]))
+    works = np.isfinite(best)
+    frame = pd.DataFrame({
+        "request_id": rows["request_id"].to_numpy(),
+        "oracle_plan": [plans[i].name if ok else None for i, ok in zip(first, works, strict=True)],
+        "oracle_latency_s": _finite(best), "oracle_hit": best <= deadline,
+        "chosen_latency_s": _chosen_s(rows, context, truth, since, chosen), "static_latency_s": _finite(queued[static]),
+    })
+    table = pd.DataFrame([{
+        "plan": plans[i].name, "accuracy": plans[i].accuracy, "requests": int(measured.sum()),
+        "failed": int((~np.isfinite(values[measured])).sum()), "latencies": values[measured],
+        "in_time": float((values[measured] <= deadline[measured]).sum()),
+        "oracle_share": float((first[measured] == i).sum())} for i, values in queued.items()])
+    return frame[measured], table
+
+
+def _rank(latency_s: FloatArray) -> float:
+    """Mean latency, with an hour for a request that fails: fewer failures first."""
+    return float(np.minimum(latency_s, 3600.0).mean()) if len(latency_s) else 0.0
+
+
+def _queued_s(plan: Candidate, truth: Truth, since: FloatArray) -> FloatArray:
+    """Latency of a fixed plan for all requests of a device, each behind those before it."""
+    queues = Queues()
+    return np.array([(queues.finish_ns(plan, truth, t, commit=True) - t) / NS_PER_S for t in since.tolist()])
+
+
+def _chosen_s(rows: pd.DataFrame, context: Context, truth: Truth, since: FloatArray, chosen: Mapping[str, Plan]) -> FloatArray:
+    """Latency in the model, alone, of the plan that each request took, up to the exit at which it left.
+
+    NaN for requests that the plan itself did not answer, and for plans that cannot be priced.
+    """
+    priced: dict[Plan, Candidate | None] = {}
+    out = np.full(len(rows), np.nan)
+    own = rows["status"].eq("ok").fillna(False).to_numpy(dtype=bool) & rows["error_type"].isna().to_numpy(dtype=bool)
+    for i, (request_id, exit_id) in enumerate(zip(rows["request_id"], rows["exit_id"], strict=True)):
+        plan = chosen.get(str(request_id))
+        if plan is None or not own[i]:
+            continue
+        if plan not in priced:
+            try:
+                priced[plan] = price(plan, context)
+            except ValueError:
+                priced[plan] = None
+        candidate = priced[plan]
+        if candidate is not None:
+            out[i] = float(alone_s(candidate, truth, since[i], None if pd.isna(exit_id) else str(exit_id)))
+    return _finite(out)
+
+
+def _finite(values: FloatArray) -> FloatArray:
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _merged(tables: pd.DataFrame) -> pd.DataFrame:
+    """One row per fixed plan over all devices, the best first: fewest failures, then lowest mean latency."""
+    rows = []
+    for plan, group in tables.groupby("plan", sort=False):
+        latency = np.concatenate(list(group["latencies"]))
+        answered = np.sort(latency[np.isfinite(latency)])
+        count = int(group["requests"].sum())
+        rows.append({
+            "plan": plan, "accuracy": float(group["accuracy"].iloc[0]), "requests": count, "failed": int(group["failed"].sum()),
+            "latency_mean_s": float(answered.mean()) if len(answered) else np.nan,
+            **{f"latency_p{q}_s": float(answered[int(np.ceil(q / 100 * len(answered))) - 1]) if len(answered) else np.nan
+               for q in (50, 95)},
+            "deadline_hit": float(group["in_time"].sum()) / count, "oracle_share": float(group["oracle_share"].sum()) / count})
+    table = pd.DataFrame(rows, columns=list(PLAN_COLUMNS))
+    return table.sort_values(["failed", "latency_mean_s"], kind="stable", ignore_index=True)
