@@ -29,6 +29,9 @@ def profile(
     pause: Annotated[str, typer.Option(help="pause before each pass, as between sparse requests")] = "0ms",
     description: Annotated[str, typer.Option(help="what machine this is, for the file")] = "",
     catalogue: Annotated[Path, typer.Option("--catalogue", help="catalogue file")] = _CATALOGUE,
+    regressors: Annotated[Path | None, typer.Option("--regressors", help="sweep layer sizes, fit a regression per layer type, "
+                                                    "and write it (FILE.json)")] = None,
+    sweep_passes: Annotated[int, typer.Option(min=3, help="with --regressors: passes over the layers of the sweep")] = 30,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace the file if it exists")] = False,
 ) -> None:
     """Measure each stage and exit head of MODEL (one sample): median, 5th and 95th percentile, coefficient of variation."""
@@ -40,15 +43,15 @@ def profile(
     except ValueError as error:
         problem, _, remedy = str(error).partition("|")
         raise InputError(problem, key="--pause", value=pause, remedy=remedy) from None
-    if output is not None:
-        if output.suffix not in (".yaml", ".yml"):
-            raise InputError("is not the name of a profile file", key="--output", value=str(output),
-                             remedy="let it end in .yaml")
-        if output.exists() and not overwrite:
-            raise InputError("exists", file=output, key="--output", remedy="choose another name, or add --overwrite")
+    _check_output(output, "--output", (".yaml", ".yml"), "a profile file", overwrite)
+    _check_output(regressors, "--regressors", (".json",), "a file of regressions", overwrite)
     info = load_catalogue(catalogue)[model]
     measured = _measure(catalogue, model, threads, repeats, pause_s)
     _show(info, measured)
+    if regressors is not None:
+        from testbed.cli.regressors import sweep_and_write
+
+        sweep_and_write(regressors, catalogue, model, [s.median_s for s in measured.stages], threads, sweep_passes)
     if output is None:
         typer.echo("not written; -o FILE.yaml writes it as a compute profile")
         return
@@ -57,6 +60,15 @@ def profile(
     write_profile(output, output.stem, description or f"{cpu_model()}, {_threads(threads)}",
                   _source(threads, repeats, pause), model, measured)
     typer.echo(f"written: {output}; use it as compute: {{profile: {output.name}}}, by a path relative to the file that says so")
+
+
+def _check_output(file: Path | None, key: str, endings: tuple[str, ...], what: str, overwrite: bool) -> None:
+    if file is None:
+        return
+    if file.suffix not in endings:
+        raise InputError(f"is not the name of {what}", key=key, value=str(file), remedy=f"let it end in {endings[0]}")
+    if file.exists() and not overwrite:
+        raise InputError("exists", file=file, key=key, remedy="choose another name, or add --overwrite")
 
 
 def _measure(catalogue: Path, model: str, threads: int, repeats: int, pause_s: float) -> ModelProfile:

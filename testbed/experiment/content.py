@@ -72,7 +72,7 @@ class Content:
         for policy in scenario.policies:
             if isinstance(policy, PolicySpec) and ".py:" in policy.policy:
                 hashes[policy.policy] = _sha256(Path(policy.policy.rpartition(":")[0]))
-            hashes |= {file: _sha256(Path(file)) for file in _regressions(policy)}
+            hashes |= {file: _sha256(Path(file)) for file in regressions_of(policy)}
         codecs = Registry(path)
         for policy in scenario.policies:
             hashes |= {f"codec:{name}": codecs.learned(name).sha256() for name in _learned_codecs(policy)}
@@ -141,7 +141,7 @@ def names_of_policy(policy: PlanSpec | PolicySpec) -> set[str]:
     codecs = {f"codec:{name}" for name in _learned_codecs(policy)}
     if isinstance(policy, PolicySpec):  # any string in its options may name a model
         named = {f"model:{text}" for text in _strings(policy.options)}
-        return codecs | named | _regressions(policy) | ({policy.policy} if ".py:" in policy.policy else set())
+        return codecs | named | regressions_of(policy) | ({policy.policy} if ".py:" in policy.policy else set())
     return codecs | {f"model:{name}" for name in (policy.model, *(step.model for step in policy.steps)) if name is not None}
 
 
@@ -160,7 +160,7 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _regressions(policy: PlanSpec | PolicySpec) -> set[str]:
+def regressions_of(policy: PlanSpec | PolicySpec) -> set[str]:
     """Files of layer regressions in a policy's options."""
     named = policy.options.get("regression") if isinstance(policy, PolicySpec) else None
     return {named} if isinstance(named, str) else set()

@@ -18,10 +18,11 @@ from testbed.emulation.container import Container, Engine, Limits, Mount, NodeNa
 from testbed.emulation.network import Network
 from testbed.emulation.node_host import NodeHost
 from testbed.errors import EmulationError
-from testbed.experiment.content import codecs_of_policy
+from testbed.experiment.content import codecs_of_policy, regressions_of
 from testbed.experiment.machine import MachinePoll
 from testbed.experiment.outputs import Job, fill_in_process, walks_of
 from testbed.experiment.trials import context_for
+from testbed.experiment.truth import truth_of
 from testbed.inference.data import load_dataset
 from testbed.inference.memo import outputs_folder
 from testbed.measurement.atomic import write_json_atomic
@@ -262,6 +263,7 @@ class NodeSet:
         folders |= {Path(tier.compute.profile).parent for tier in self.topology.tiers
                     if tier.compute.profile is not None and is_profile_path(tier.compute.profile)}
         folders |= {Path(name.rpartition(":")[0]).parent for name in self.trial.content.sha256 if ".py:" in name}
+        folders |= {Path(file).parent for file in regressions_of(self.trial.policy)}
         writable = {self.work}
         if any(tier.compute.outputs == "memoised" for tier in self.topology.tiers):
             writable.add(outputs_folder())
@@ -327,5 +329,14 @@ class NodeSet:
             "deadlines_s": deadlines_s(load, generator(seed, repeat, "deadlines", index)).tolist(),
             "routes": routes, "start": str(self.work / "start.json"), "done": str(self.work / f"{device}.done"),
             "requests": str(self.work / f"{device}.requests.csv"), "hops": str(self.work / f"{device}.hops.csv"),
-            "decisions": str(self.work / f"{device}.decisions.jsonl"),
+            "decisions": str(self.work / f"{device}.decisions.jsonl"), "truth": self._truth(policy),
         }
+
+    def _truth(self, policy: Policy) -> str | None:
+        """File with what the links will carry, for a policy that may know."""
+        if not policy.clairvoyant:
+            return None
+        path = self.work / "truth.npz"
+        if not path.exists():
+            truth_of(self.trial.scenario, self.trial.repeat, 0).save(path)
+        return str(path)

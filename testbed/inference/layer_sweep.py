@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -61,7 +62,7 @@ def _draw_module(kind: str, channels: int, side: int, draw: np.random.Generator)
             return None  # one channel alone is an ordinary convolution
         filters = channels if depthwise else int(draw.choice(_CHANNELS))
         weights = kernel**2 * channels * (1 if depthwise else filters)
-        if weights > MAX_WEIGHTS or weights * (filters if depthwise else 1) * -(-side // stride) ** 2 > MAX_MACS:
+        if weights > MAX_WEIGHTS or weights * math.ceil(side / stride) ** 2 > MAX_MACS:
             return None
         return nn.Conv2d(channels, filters, kernel, stride, kernel // 2, groups=channels if depthwise else 1), image
     if kind == "linear":
