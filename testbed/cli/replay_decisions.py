@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,7 @@ def replay_decisions(
 ) -> None:
     """Re-run the policy from decisions.jsonl alone and compare; ends with 0 when every decision is identical, else with 1."""
     from testbed.errors import InputError
+    from testbed.experiment.truth import truth_of_trial
     from testbed.measurement.trial import find_trials, run_folder
     from testbed.policies.replay import replay_decisions as replay
 
@@ -36,7 +38,7 @@ def replay_decisions(
         log = trial / "decisions.jsonl"
         if not log.is_file():
             raise InputError("the decision log is missing", file=log, remedy="give the folder of a finished trial")
-        for result in replay(log, policy, options):
+        for result in replay(log, policy, options, partial(truth_of_trial, trial)):
             name = f"{trial.parent.name}/{trial.name} {result.policy} on {result.device}"
             differing, count = result.differing, len(result.decisions)
             same = same and not differing

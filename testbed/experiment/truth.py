@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from testbed.emulation.direction import MTU_BYTES, DirectionSpec
 from testbed.emulation.netlink import bucket_bytes
 from testbed.experiment.directions import direction_specs
 from testbed.experiment.trials import devices_of
+from testbed.measurement.trial import MANIFEST, read_json
 from testbed.policies.truth import Capacity, Span, Truth, spans_until
 from testbed.schema.scenario import Event, Scenario
 from testbed.workload.arrivals import generator
@@ -55,6 +57,11 @@ def truth_of_manifest(manifest: Mapping[str, Any]) -> Truth:
     """The truth of a finished trial; its traces must still be where the scenario names them. Raises InputError."""
     scenario = Scenario.model_validate(manifest["config"])
     return truth_of(scenario, int(manifest.get("repeat") or 0), int(manifest["clock"]["start_ns"]))
+
+
+def truth_of_trial(folder: Path) -> Truth:
+    """`truth_of_manifest` of a trial's folder."""
+    return truth_of_manifest(read_json(folder / MANIFEST))
 
 
 def _capacity(spec: DirectionSpec, horizon_s: float, step_ns: int, phase_ns: int) -> Capacity:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +15,7 @@ from testbed.errors import InputError
 from testbed.policies.knowledge import Context, Observation, Outcome, Probe, from_json
 from testbed.policies.plan import Plan
 from testbed.policies.registry import make_policy, with_defaults
+from testbed.policies.truth import Truth
 from testbed.schema.scenario import PlanSpec, PolicySpec
 
 T = TypeVar("T")
@@ -64,7 +65,8 @@ class Replay:
         return [d for d in self.decisions if not d.same_plan(names=False)]
 
 
-def replay_decisions(log: str | Path, policy: str | None = None, options: Mapping[str, Any] | None = None) -> list[Replay]:
+def replay_decisions(log: str | Path, policy: str | None = None, options: Mapping[str, Any] | None = None,
+                     truth: Callable[[], Truth] | None = None) -> list[Replay]:
     """Make the decisions of a `decisions.jsonl` again, device by device.
 
     Parameters
@@ -72,14 +74,16 @@ def replay_decisions(log: str | Path, policy: str | None = None, options: Mappin
     policy: another policy (a built-in name or `file.py:Class`) that decides on the same observations; the outcomes that it
         learns from stay those of the logged plans.
     options: options to set or replace; with another policy these are all it gets.
+    truth: what the links carried, asked for only when a policy is clairvoyant; without it such a policy knows nothing.
 
     Raises InputError for a log that is none, or for a policy or options that do not exist.
     """
     path = Path(log)
-    return [_replay(path, device, lines, policy, options or {}) for device, lines in _by_device(path).items()]
+    return [_replay(path, device, lines, policy, options or {}, truth) for device, lines in _by_device(path).items()]
 
 
-def _replay(path: Path, device: str, lines: list[dict[str, Any]], policy: str | None, options: Mapping[str, Any]) -> Replay:
+def _replay(path: Path, device: str, lines: list[dict[str, Any]], policy: str | None, options: Mapping[str, Any],
+            truth: Callable[[], Truth] | None) -> Replay:
     head, calls = lines[0], lines[1:]
     if head.get("kind") != "policy":
         raise InputError(f"does not begin with the policy of {device}", file=path,
@@ -87,6 +91,8 @@ def _replay(path: Path, device: str, lines: list[dict[str, Any]], policy: str | 
     context = _value(Context, head, "context", path)
     spec = _specification(head["spec"], policy, options, path)
     made_by = make_policy(spec, context)
+    if made_by.clairvoyant and truth is not None:
+        made_by.reveal(truth())
     decisions: list[Decision] = []
     for call in calls:
         kind = call.get("kind")
