@@ -36,7 +36,7 @@ class RunProgress:
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(), TextColumn("{task.fields[left]}"), console=console, transient=True,
-            disable=not console.is_terminal)
+            disable=not console.is_terminal, refresh_per_second=4)
         self._task = self._progress.add_task(experiment.name, total=1.0, left="")
         self._name, self._live_run = experiment.name, live_run
         self._live = LiveView(console, self._progress, self._position) if live_run is not None else None

@@ -45,6 +45,8 @@ def run(
                          remedy="leave it out: the trials run on other machines, whose files cannot be watched from here")
     overrides, sweep = parse_settings(settings)
     if study_kind(file) is not None:
+        if live:
+            raise InputError("is about trials, and a study has none", file=file, key="--live", remedy="leave it out")
         raise typer.Exit(_study(file, overrides, sweep, runs, engine, jobs, not resume, dry_run))
     experiment = plan_experiment(file, overrides, sweep)
     if dry_run:
