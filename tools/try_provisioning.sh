@@ -31,6 +31,7 @@ if ! [ -e "$root/etc/debian_version" ]; then
     debootstrap --variant=minbase --include=sudo,ca-certificates,passwd,procps bookworm "$root" ${2:+"$2"} >"$root.log" 2>&1 ||
         { tail -n 5 "$root.log" >&2; exit 1; }
 fi
+mount --bind "$root" "$root" # a root that is a mount point, as sandboxes expect
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
@@ -49,7 +50,7 @@ echo 'Defaults env_keep += "PIP_*"' >"$root/etc/sudoers.d/pip"
 # What Vagrant's rsync copies.
 target=$root/home/vagrant/testbed
 mkdir -p "$target"
-(cd "$project" && git ls-files -z | tar --null -T - -cf -) | tar -xf - -C "$target"
+(cd "$project" && git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf -) | tar -xf - -C "$target"
 chroot "$root" chown -R vagrant: /home/vagrant/testbed
 
 as_user() { chroot "$root" su - vagrant -c 'set -a; . /etc/environment; set +a; exec sh -s'; }
