@@ -105,7 +105,8 @@ def footer(groups: Sequence[Group], report: str | Path | None = None) -> Text:
     unknown = [check["name"] for check in checks if check["state"] == "not measured"]
     if unknown:
         text.append(f"\n  not measured: {', '.join(unknown)}", style="yellow")
-    blank = [e.metric.removeprefix("latency_") for group in groups for e in group.estimates if e.note.startswith("blank")]
+    blank = [e.metric.removeprefix("latency_") for group in groups for e in group.estimates
+             if e.note.startswith("blank") and e.metric.startswith("latency_")]
     if blank:
         needed = ", ".join(f"{name} needs {samples_needed(int(name[1:]) / 100)}" for name in sorted(set(blank)))
         text.append(f"\n  a dash for a percentile: too few samples ({needed})", style="dim")
