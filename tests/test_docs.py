@@ -42,3 +42,23 @@ def test_every_command_has_a_page() -> None:
 
     for name in KNOWN:
         assert (ROOT / "docs" / "commands" / f"{name}.md").is_file(), name
+
+
+def test_the_newcomers_path_is_five_commands_that_fit_each_other(tmp_path: Path) -> None:
+    block = re.search(r"five commands\n\n```\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert block
+    clone, first, changed, swept, report = (re.split(r"\s+#", line)[0] for line in block[1].splitlines())
+    assert clone.startswith("git clone ") and first == "sudo make run"
+    scenario = re.search(r"^SCENARIO \?= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert scenario
+    ids = []
+    for line in (f"sudo .venv/bin/testbed run {scenario[1]}", changed, swept):
+        words = shlex.split(line)
+        assert words[:2] == ["sudo", ".venv/bin/testbed"]
+        plan = command(*words[2:], "--dry-run", "--runs", tmp_path)
+        assert plan.returncode == 0, plan.stderr
+        *trials, _ = plan.stdout.splitlines()
+        ids.append({trial.split()[0] for trial in trials})
+    assert len(ids[1] - ids[0]) == 1, "one changed threshold is one new trial"
+    assert len(ids[2] - ids[0]) == 2 and len(ids[2] & ids[0]) == 5, "a sweep takes over what was run"
+    assert report == f"xdg-open runs/{ids[0].pop().split('/')[0]}/report.html"

@@ -31,7 +31,7 @@ if ! [ -e "$root/etc/debian_version" ]; then
     debootstrap --variant=minbase --include=sudo,ca-certificates,passwd,procps bookworm "$root" ${2:+"$2"} >"$root.log" 2>&1 ||
         { tail -n 5 "$root.log" >&2; exit 1; }
 fi
-mount --bind "$root" "$root" # a root that is a mount point, as sandboxes expect
+mount --bind "$root" "$root" # pivot_root wants a mount point
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
@@ -53,12 +53,19 @@ mkdir -p "$target"
 (cd "$project" && git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf -) | tar -xf - -C "$target"
 chroot "$root" chown -R vagrant: /home/vagrant/testbed
 
-as_user() { chroot "$root" su - vagrant -c 'set -a; . /etc/environment; set +a; exec sh -s'; }
+lines >"$root/provision.sh"
+
+# Not chroot: a sandbox that enters a mount namespace must find this root there.
+cd "$root"
+pivot_root . mnt
+cd /
+umount -l /mnt
+as_user() { su - vagrant -c 'set -a; . /etc/environment; set +a; exec sh -s'; }
 say "provisioning, the first time"
-lines | as_user
+as_user </provision.sh
 say "provisioning, the second time: nothing is left to do"
 began=$(date +%s)
-lines | as_user
+as_user </provision.sh
 say "the second time took $(($(date +%s) - began)) s"
 say "a short run"
 echo "cd testbed && sudo make run ARGS='--set load.requests_per_device=10 --set load.warmup_requests=2'" | as_user
