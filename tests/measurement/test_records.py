@@ -74,6 +74,16 @@ def test_streaming_writer_refuses_unknown_columns_and_fills_run_id(tmp_path):
     assert table["run_id"].tolist() == ["r1"] and pd.isna(table["compute_start_ns"].iloc[0])
 
 
+def test_who_looks_while_it_is_written_sees_rows_a_quarter_of_a_second_old(tmp_path, monkeypatch):
+    now_s = [100.0]
+    monkeypatch.setattr("testbed.measurement.tables.time.monotonic", lambda: now_s[0])
+    with TableWriter(tmp_path / "h.csv", HOPS) as writer:
+        for after_s, lines in ((0.1, 0), (0.26, 3), (0.4, 3), (0.6, 5)):  # the header and the rows before go along
+            now_s[0] = 100.0 + after_s
+            writer.write({"request_id": "a"})
+            assert (tmp_path / "h.csv").read_text().count("\n") == lines, after_s
+
+
 def test_merge_sorts_and_survives_empty_parts(tmp_path):
     write_table(tmp_path / "a.csv", NODES, [{"t_ns": 5, "node": "x"}, {"t_ns": 1, "node": "x"}])
     write_table(tmp_path / "b.csv", NODES, [])
