@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from testbed.measurement.atomic import plain, write_text_atomic
+from testbed.measurement.attainment_section import attainment_section
 from testbed.measurement.figures import static_pictures
 from testbed.measurement.prediction_section import prediction_section
 from testbed.measurement.report_data import report_data
@@ -39,8 +40,9 @@ def report_html(groups: Sequence[Group], *, static: bool = True) -> str:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
                                      lstrip_blocks=True)
     template = environment.from_string(_asset("report.html.j2"))
+    by_policy = [(group.policy, group.sweep_point, group.trials) for group in groups]
     return template.render(
-        prediction=prediction_section((group.policy, group.sweep_point, group.trials) for group in groups),
+        prediction=prediction_section(by_policy), attainment=attainment_section(by_policy),
         data=data, css=_asset("report.css"), scripts=_asset("charts.js") + _asset("report.js"),
         payload=_script_json(data["figures"]),
         static=static_pictures(data["figures"]) if static else {}, now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

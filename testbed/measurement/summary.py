@@ -13,6 +13,7 @@ import pandas as pd
 
 from testbed.measurement import format as fmt
 from testbed.measurement.atomic import write_json_atomic, write_text_atomic
+from testbed.measurement.attainment import write_attainment
 from testbed.measurement.metrics import Estimate, evaluate_all
 from testbed.measurement.prediction import write_prediction
 from testbed.measurement.regret import write_regret
@@ -131,7 +132,9 @@ def write_run_tables(run_dir: str | Path, groups: Sequence[Group]) -> pd.DataFra
         return table
     write_text_atomic(root / SUMMARY, long_form(groups).to_csv(index=False, lineterminator="\n"))
     write_text_atomic(root / TABLE, table.to_csv(index=False, lineterminator="\n"))
-    write_prediction(root, ((group.policy, group.sweep_point, group.trials) for group in groups))
+    by_policy = [(group.policy, group.sweep_point, group.trials) for group in groups]
+    write_prediction(root, by_policy)
+    write_attainment(root, by_policy)
     write_regret(root, groups)
     paths = [trial.path.resolve() for group in groups for trial in group.trials]
     write_json_atomic(root / RUN, {"trials": [os.path.relpath(path, root.resolve()) for path in paths]})
