@@ -123,7 +123,7 @@ def summarise_run(run_dir: str | Path, *, trials: Sequence[str | Path] | None = 
 
 
 def write_run_tables(run_dir: str | Path, groups: Sequence[Group]) -> pd.DataFrame:
-    """Write `summary.csv` (long), `table.csv` (wide), `prediction.csv`, `regret.csv` and `run.json` (its trials).
+    """Write `summary.csv` (long), `table.csv` (wide), `prediction.csv`, `regret.csv`, `attainment.csv`, `run.json` (its trials).
 
     A run that is a single trial directory is left as it is: resume compares the sizes of a trial's files.
     """
