@@ -6,7 +6,7 @@ Policies that choose by enumeration, the oracle, the clairvoyant and the random 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 
 import numpy as np
@@ -111,22 +111,28 @@ def candidates(context: Context, *, models: Sequence[str] = (), codecs: Sequence
     """All plans over the nodes of a context, nearest the device first, without duplicates.
 
     Device only, each remote node only, every cut between two nodes, and with `chains` also cuts between remote nodes and
-    over three nodes. `models`: the context's own when empty. A codec other than raw is used where the catalogue says that it
-    is smaller than float32. `thresholds`: each also as a plan whose exits are asked (largest softmax probability); those that
-    the model's exit statistics do not have are left out. Plans below `min_accuracy` are left out (where it is known).
-    Raises KeyError for a model that the context does not have.
+    over three nodes; the same with the model shortened to each of its exits. `models`: the context's own when empty. A codec
+    other than raw is used where the catalogue says that it is smaller than float32. `thresholds`: each also as a plan whose
+    exits are asked (largest softmax probability); those that the model's exit statistics do not have are left out. Plans below
+    `min_accuracy` are left out (where it is known). Raises KeyError for a model that the context does not have.
     """
     found: dict[tuple[Step, ...], Candidate] = {}
+
+    def add(steps: tuple[Step, ...]) -> None:
+        made = price(Plan(plan_name(steps, context), steps), context)
+        if not made.accuracy < min_accuracy:
+            found.setdefault(steps, made)
+
     for name in models or (context.model,):
         model = context.models[name]
         rules = [None, *(ExitRule("max_probability", point.threshold) for point in model.exit_curve
                          if any(abs(point.threshold - t) < 1e-9 for t in thresholds))]
-        for steps in _placements(context, model, codecs, chains):
+        for steps in _placements(context, model, model.num_stages, codecs, chains):
             for rule in rules:
-                ruled = tuple(Step(s.node, s.model, s.start, s.stop, s.codec, rule) for s in steps)
-                made = price(Plan(plan_name(ruled, context), ruled), context)
-                if not made.accuracy < min_accuracy:
-                    found.setdefault(ruled, made)
+                add(tuple(replace(s, exit=rule) for s in steps))
+        for after in sorted(model.exits.values())[:-1]:
+            for steps in _placements(context, model, after + 1, codecs, chains):
+                add((*steps[:-1], replace(steps[-1], exit=ExitRule("always", 0.0))))
     return tuple(found.values())
 
 
@@ -136,7 +142,7 @@ def required_accuracy(context: Context, min_accuracy: float) -> float:
 
 
 def plan_name(steps: Sequence[Step], context: Context) -> str:
-    """`device[0:2]>edge[2:5]:int8@0.8`: tiers, stages, codecs that are not raw, and the exits' threshold."""
+    """`device[0:2]>edge[2:5]:int8@0.8`: tiers, stages, codecs that are not raw, the exits' threshold (`!`: all leave there)."""
     tier_of = {node: tier for tier, node in context.nodes.items()}
     parts, at = [], context.device
     for step in steps:
@@ -145,12 +151,14 @@ def plan_name(steps: Sequence[Step], context: Context) -> str:
         parts.append(f"{model}{tier_of.get(step.node, step.node)}[{step.start}:{step.stop}]{codec}")
         at = step.node
     rule = next((s.exit for s in steps if s.exit is not None), None)
-    return ">".join(parts) + (f"@{rule.threshold:g}" if rule else "")
+    at_exit = "" if rule is None else "!" if rule.kind == "always" else f"@{rule.threshold:g}"
+    return ">".join(parts) + at_exit
 
 
-def _placements(context: Context, model: ModelInfo, codecs: Sequence[str], chains: bool) -> Iterator[tuple[Step, ...]]:
-    """Steps of every way to lay consecutive stages over nodes in their order."""
-    end, nodes = model.num_stages, (context.device, *context.remote_nodes)
+def _placements(context: Context, model: ModelInfo, end: int, codecs: Sequence[str],
+                chains: bool) -> Iterator[tuple[Step, ...]]:
+    """Steps of every way to lay stages 0..end-1 over nodes in their order."""
+    nodes = (context.device, *context.remote_nodes)
     for count in range(1, min(len(nodes), end) + 1):
         for chosen in combinations(nodes, count):
             if not chains and (count > 2 or (count == 2 and chosen[0] != context.device)):
@@ -201,8 +209,8 @@ def price(plan: Plan, context: Context) -> Candidate:
             if node is None or model.name not in node.stage_s:
                 raise ValueError(f"no service times of {model.name} on {step.node}")
             stop = min(step.stop, stop_after)
-            asked = tuple(name for name, after in model.exits.items()
-                          if step.start <= after < stop and (step.exit is not None or after == last - 1))
+            asked = tuple(name for name, after in model.exits.items() if step.start <= after < stop and (
+                after == last - 1 or name == exit_id or (step.exit is not None and step.exit.kind != "always")))
             pieces.append(Piece(step.node, duration_s=node.service_s(model.name, step.start, stop, asked)))
         back = list(zip(visited[:0:-1], visited[-2::-1], strict=True))
         for i, (src, dst) in enumerate(back):
@@ -216,6 +224,9 @@ def _shares(plan: Plan, model: ModelInfo) -> dict[str, float]:
     rules = [step for step in plan.steps if step.exit is not None]
     if not rules:
         return {model.final_exit: 1.0}
+    if rules[0].exit is not None and rules[0].exit.kind == "always":
+        inside = {after: name for name, after in model.exits.items() if rules[0].start <= after < rules[0].stop}
+        return {inside[max(inside)]: 1.0}
     point = _point(rules[0].exit, model)
     shares: dict[str, float] = {}
     carried = 0.0
@@ -230,6 +241,8 @@ def _shares(plan: Plan, model: ModelInfo) -> dict[str, float]:
 
 def _accuracy(plan: Plan, model: ModelInfo) -> float:
     rule = next((step.exit for step in plan.steps if step.exit is not None), None)
+    if rule is not None and rule.kind == "always":
+        return model.exit_accuracy.get(next(iter(_shares(plan, model))), float("nan"))
     return model.accuracy if rule is None else _point(rule, model).accuracy
 
 
