@@ -15,6 +15,7 @@ from testbed.measurement.atomic import plain, write_text_atomic
 from testbed.measurement.attainment_section import attainment_section
 from testbed.measurement.figures import static_pictures
 from testbed.measurement.prediction_section import prediction_section
+from testbed.measurement.regret_section import regret_section
 from testbed.measurement.report_data import report_data
 from testbed.measurement.summary import Group, group_trials
 from testbed.measurement.trial import load_run
@@ -43,6 +44,7 @@ def report_html(groups: Sequence[Group], *, static: bool = True) -> str:
     by_policy = [(group.policy, group.sweep_point, group.trials) for group in groups]
     return template.render(
         prediction=prediction_section(by_policy), attainment=attainment_section(by_policy),
+        regret=regret_section(groups),
         data=data, css=_asset("report.css"), scripts=_asset("charts.js") + _asset("report.js"),
         payload=_script_json(data["figures"]),
         static=static_pictures(data["figures"]) if static else {}, now=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
