@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,17 @@ def make_placement(policy: str, options: Mapping[str, Any], problem: Problem, se
     except (TypeError, ValueError) as error:
         raise InputError(f"placement {policy} refuses its options: {error}", key=f"{key}.options", value=dict(options),
                          remedy="see the class's docstring for what it takes") from error
+
+
+def check_options(policy: str, options: Mapping[str, Any], key: str = "policies") -> None:
+    """Refuse options that the class does not take, without making anything. Raises InputError."""
+    cls = BUILT_IN.get(policy) or _load_class(policy, key)
+    known = dict.fromkeys(("demands", "slots") if cls.hindsight else ())
+    try:
+        inspect.signature(cls).bind(None, 0, **known, **options)
+    except TypeError as error:
+        raise InputError(f"placement {policy} refuses its options: {error}", key=f"{key}.options", value=dict(options),
+                         remedy="see the class's docstring for what it takes") from None
 
 
 def _load_class(name: str, key: str) -> type[Placement]:
