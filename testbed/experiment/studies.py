@@ -49,7 +49,9 @@ class Kind:
 
 
 # a kind's module is imported when a file names it, not before
-KINDS: dict[str, Kind] = {}
+KINDS: dict[str, Kind] = {
+    "placement": Kind("testbed.schema.placement_study:PlacementStudy", "testbed.placement.study:run_placement"),
+}
 
 
 @dataclass(frozen=True)
