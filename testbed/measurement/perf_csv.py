@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from testbed.measurement.atomic import write_text_atomic
-from testbed.measurement.components import DECISION, DOWNLINK, ENCODE, ISSUE
+from testbed.measurement.components import BACKUP_WAIT, DECISION, DISPATCH, DOWNLINK, ENCODE, ISSUE
 from testbed.measurement.metrics import COMPONENT, request_frame
 from testbed.measurement.stats import samples_needed
 from testbed.measurement.summary import Group
@@ -28,7 +28,8 @@ COLUMNS = ("Request Rate", "Inferences/Second", "Client Send", "Network+Server S
 def perf_rows(groups: Sequence[Group]) -> list[dict[str, float | int | str]]:
     """The rows. Throughput is answered requests over the time in which they were asked for, per repeat.
 
-    Client Send: issue, decision and codec; Network+Server Send/Recv: every way and failed attempts, and what is unaccounted;
+    Client Send: issue, wait for its turn on the device and for the plan before a backup, decision and codec;
+    Network+Server Send/Recv: every way and failed attempts, and what is unaccounted;
     Server Queue and Compute Infer: of all nodes, the device's own included; Compute Input and Output are in the ways (0).
     """
     rows = []
@@ -40,8 +41,8 @@ def perf_rows(groups: Sequence[Group]) -> list[dict[str, float | int | str]]:
         spans = [float(rows_["completed_ns"].max() - rows_["scheduled_ns"].min()) / 1e9 for _, rows_ in ok.groupby("trial")]
         span, asked = sum(spans), len(frame)
         mean = {c.removeprefix(COMPONENT): float(ok[c].mean()) * 1e6 for c in ok.columns if c.startswith(COMPONENT)}
-        send = sum(mean.get(name, 0.0) for name in (ISSUE, DECISION, ENCODE))
-        queue = sum(value for name, value in mean.items() if name.endswith(" queue"))
+        send = sum(mean.get(name, 0.0) for name in (ISSUE, DISPATCH, DECISION, BACKUP_WAIT, ENCODE))
+        queue = sum(value for name, value in mean.items() if name.endswith(" queue") and name != DISPATCH)
         infer = sum(value for name, value in mean.items() if name.endswith(" compute"))
         back = mean.get(DOWNLINK, 0.0)
         latency = np.sort(ok["latency_s"].to_numpy("float64")) * 1e6

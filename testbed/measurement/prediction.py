@@ -44,7 +44,7 @@ def predict(trial: Trial) -> tuple[pd.DataFrame, str]:
     empty = pd.DataFrame(columns=["request_id", "compute_s", "transmission_s", "delay_s", "predicted_s", "measured_s"])
     table = trial.requests
     requests = table[table["phase"].fillna("measure").eq("measure") & table["status"].eq("ok").fillna(False)
-                     & table["error_type"].isna()]
+                     & table["error_type"].isna() & table["backup"].isna()]
     hops = trial.hops[trial.hops["request_id"].isin(requests["request_id"])]
     computes, transfers = (hops[hops["kind"] == kind] for kind in ("compute", "transfer"))
     if not len(requests):

@@ -56,7 +56,8 @@ def choose_requests(trial: Trial) -> list[tuple[str, str]]:
 def spans_of(trial: Trial, request_ids: Sequence[str] | None = None) -> list[Span]:
     """Spans of requests (all by default) in the order of their requests: the request itself, issue, decision, each hop's parts.
 
-    A part without both instants (a transfer that never arrived) is left out.
+    A part without both instants (a transfer that never arrived) is left out. Parts of the side of a plan with a backup that
+    did not give the answer carry `duplicate`.
     """
     requests = trial.requests[trial.requests["scheduled_ns"].notna()]
     hops = trial.hops
@@ -73,8 +74,11 @@ def spans_of(trial: Trial, request_ids: Sequence[str] | None = None) -> list[Spa
         found.append(Span(name, REQUEST, device, due, end, {k: plain(row[k]) for k in keep if pd.notna(row[k])}))
         issued = int(row["issued_ns"]) if pd.notna(row["issued_ns"]) else due
         found.append(Span(name, "issue", device, due, issued, {}))
+        taken = int(row["dispatched_ns"]) if pd.notna(row["dispatched_ns"]) else issued
+        if taken > issued:
+            found.append(Span(name, "queue", device, issued, taken, {"of": "requests that are not decided"}))
         if pd.notna(row["decision_duration_s"]):
-            found.append(Span(name, "decision", device, issued, issued + round(float(row["decision_duration_s"]) * 1e9), {}))
+            found.append(Span(name, "decision", device, taken, taken + round(float(row["decision_duration_s"]) * 1e9), {}))
         for hop in by_request.get(name, pd.DataFrame()).to_dict("records"):
             found += _hop_spans(name, hop)
     return found
@@ -118,7 +122,7 @@ def write_chrome_traces(folder: Path, trials: Sequence[Trial]) -> list[Path]:
 
 
 def waterfall(trial: Trial) -> list[dict[str, Any]]:
-    """Chosen requests with their spans, milliseconds from the scheduled instant; for the report."""
+    """Chosen requests with the spans of what answered them, milliseconds from the scheduled instant; for the report."""
     chosen = choose_requests(trial)
     spans: dict[str, list[Span]] = {}
     for span in spans_of(trial, [name for _, name in chosen]):
@@ -131,7 +135,8 @@ def waterfall(trial: Trial) -> list[dict[str, Any]]:
             "why": why, "id": name, "ms": (whole.end_ns - due) / 1e6, "ok": whole.detail.get("status") == "ok",
             "exit": whole.detail.get("exit_id"), "correct": whole.detail.get("correct"),
             "spans": [{"kind": s.kind, "lane": s.lane, "from": (s.start_ns - due) / 1e6, "to": (s.end_ns - due) / 1e6,
-                       "detail": s.detail} for s in sorted(parts, key=lambda s: (s.start_ns, s.end_ns))],
+                       "detail": s.detail} for s in sorted(parts, key=lambda s: (s.start_ns, s.end_ns))
+                      if not s.detail.get("duplicate")],
         })
     return shown
 
@@ -146,6 +151,8 @@ def _hop_spans(name: str, hop: Mapping[Any, Any]) -> list[Span]:
         keep = {"encode": ("payload_bytes",), "transfer": ("payload_bytes", "header_bytes", "link", "direction"),
                 "queue": (), "compute": ("stage", "service_ns")}[kind]
         detail = {key: plain(hop[key]) for key in keep if pd.notna(hop[key])}
+        if pd.notna(hop["duplicate"]) and hop["duplicate"]:
+            detail["duplicate"] = True
         if "link" in detail:
             detail["link"] = str(detail["link"]).replace(LIST_SEPARATOR, " + ")
         found.append(Span(name, kind, lanes[where], int(hop[first]), int(hop[last]), detail))

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from testbed.measurement.components import components
+from testbed.measurement.spans import spans_of, waterfall
 from testbed.measurement.trial import Trial, load_trial
 from testbed.policies.replay import replay_decisions
 from testbed.schema.scenario import Load
@@ -68,6 +69,14 @@ def test_latencies_add_up_with_the_wait_on_the_device_and_for_the_plan(trial: Tr
     assert np.allclose(parts["dispatch queue"] * 1e9, waited, atol=1) and (waited >= 0).all() and (waited > 0).any()
     won = r.index[r["backup"] == "won"]
     assert (parts.loc[parts.index.difference(won), "backup wait"] == 0).all() and (parts.loc[won, "backup wait"] > 0).any()
+
+
+def test_the_other_side_is_in_the_chrome_trace_and_not_in_the_waterfall(trial: Trial) -> None:
+    spans = [span for span in spans_of(trial) if span.detail.get("duplicate")]
+    assert {span.request_id for span in spans} <= set(trial.requests.loc[trial.requests["backup"].notna(), "request_id"])
+    assert len(spans) > 5
+    shown = [(request["ms"], span) for request in waterfall(trial) for span in request["spans"]]
+    assert shown and all(span["to"] <= ms + 1e-6 and "duplicate" not in span["detail"] for ms, span in shown)
 
 
 def test_at_most_two_are_under_way_and_the_earliest_deadline_is_next(trial: Trial) -> None:
