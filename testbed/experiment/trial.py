@@ -27,6 +27,7 @@ from testbed.experiment.events import EventSchedule
 from testbed.experiment.nodes import NodeSet
 from testbed.experiment.trials import devices_of
 from testbed.inference.catalogue import ModelInfo
+from testbed.measurement.nominal import model_accuracy
 from testbed.schema.scenario import PlanSpec, PolicySpec, Scenario
 from testbed.workload.arrivals import generator
 
@@ -90,7 +91,7 @@ class Trial:
             "clock": {"start_ns": start_ns, "unix_ns_at_start": start_ns + time.time_ns() - time.monotonic_ns()},
             "versions": machine.versions(), "host": host, "links": gather.links(self.scenario, network, fabric, specs),
             "nodes": nodes.manifest(network), "events": events.log, "sdn": sdn, "outputs": outputs,
-            "own_model": self.spec.get("own_model"),
+            "own_model": self.spec.get("own_model"), "model_accuracy": model_accuracy(self.content.models.values()),
             "calibration": {"links": calibrated, "nodes": node_calibration},
             "files": dict(self.content.sha256),
         }

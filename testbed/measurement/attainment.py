@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from testbed.measurement import format as fmt
 from testbed.measurement.atomic import write_text_atomic
 from testbed.measurement.metrics import costs
+from testbed.measurement.nominal import nominal_accuracy
 from testbed.measurement.stats import share_interval, units_of
 from testbed.measurement.trial import Trial
 
 ATTAINMENT = "attainment.csv"
 MAX_RANGES = 8
 COLUMNS = ("policy", "point", "deadline_from_s", "deadline_to_s", "requests", "in_time", "in_time_low", "in_time_high",
-           "accuracy", "on_device", "cost_per_1000")
+           "accuracy", "effective_accuracy", "on_device", "cost_per_1000")
 
 Groups = Iterable[tuple[str, Mapping[str, Any], Sequence[Trial]]]  # policy, sweep point, trials
 
@@ -32,7 +33,7 @@ def attainment_table(groups: Groups) -> pd.DataFrame:
     The ranges [from, to) are those of `deadline_edges`, the same for all policies. `in_time`: share of all measured requests
     of the range that were answered within their deadline, with its 95% interval where there are enough of them. `accuracy`:
     share of correct answers among the answered. `on_device`: share of the answered whose answer came from the device.
-    `cost_per_1000`: as the metric of that name; NaN without prices.
+    `effective_accuracy`, `cost_per_1000`: as the metrics of these names.
     """
     frames = [(policy, point, _requests(trials)) for policy, point, trials in groups]
     known = [frame["deadline_s"] for _, _, frame in frames if len(frame)]
@@ -53,6 +54,7 @@ def attainment_table(groups: Groups) -> pd.DataFrame:
                 "policy": policy, "point": ", ".join(f"{k.rsplit('.', 1)[-1]}={fmt.swept(v)}" for k, v in point.items()),
                 "deadline_from_s": low, "deadline_to_s": high, "requests": len(part), "in_time": in_time.mean(),
                 "in_time_low": interval.low, "in_time_high": interval.high, "accuracy": part["correct"].mean(),
+                "effective_accuracy": part["nominal"].mean(),
                 "on_device": part["on_device"].mean(), "cost_per_1000": part["cost"].mean() * 1000})
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -82,7 +84,7 @@ def deadline_edges(deadlines_s: Sequence[float] | NDArray[np.float64]) -> list[f
 
 
 def _requests(trials: Sequence[Trial]) -> pd.DataFrame:
-    """Measured requests that have a deadline, in time order: trial, deadline_s, in_time, correct, on_device, cost."""
+    """Measured requests that have a deadline, in time order: trial, deadline_s, in_time, correct, on_device, nominal, cost."""
     parts = []
     for number, trial in enumerate(trials):
         table = trial.requests
@@ -95,6 +97,6 @@ def _requests(trials: Sequence[Trial]) -> pd.DataFrame:
             "in_time": (ok & table["deadline_met"].fillna(False)).astype("float64"),
             "correct": table["correct"].astype("Float64").where(ok).astype("float64"),
             "on_device": tier.eq(trial.device_tier).astype("float64").where(ok),
-            "cost": costs(table, trial)}))
-    columns = ["trial", "deadline_s", "in_time", "correct", "on_device", "cost"]
+            "nominal": nominal_accuracy(table, trial.manifest), "cost": costs(table, trial)}))
+    columns = ["trial", "deadline_s", "in_time", "correct", "on_device", "nominal", "cost"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)

@@ -12,7 +12,8 @@ import pandas as pd
 from testbed.measurement import format as fmt
 from testbed.measurement.attainment import Groups, attainment_table
 
-_PANELS = (("in_time", "answered in time"), ("accuracy", "accuracy of the answers"))
+_PANELS = (("in_time", "answered in time"), ("accuracy", "right answers"),
+           ("effective_accuracy", "catalogue's accuracy of the models"))
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 420, 260, 46, 26, 44  # of a panel, and room for its labels, in pixels
 _DASHES = ("none", "6 3", "2 2", "8 3 2 3")
 
@@ -27,11 +28,12 @@ def attainment_section(groups: Groups) -> str:
     rows = [_row(table, *name, ranges) for name in series]
     legend = [{"text": " ".join(filter(None, name)), "color": i % 8, "dash": _DASHES[i // 8 % 4]}
               for i, name in enumerate(series)]
+    panels = [_panel(table, key, title, series, ranges) for key, title in _PANELS if table[key].notna().any()]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = resources.files("testbed.measurement") / "templates" / "attainment.html.j2"
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         ranges=[f"{low * 1e3:g} to {high * 1e3:g} ms" for low, high in ranges], rows=rows, left=_LEFT, top=_TOP, width=_WIDTH,
-        height=_HEIGHT, base=_HEIGHT - _BOTTOM, panels=[_panel(table, key, title, series, ranges) for key, title in _PANELS],
+        height=_HEIGHT, base=_HEIGHT - _BOTTOM, panels=panels,
         priced=bool(table["cost_per_1000"].notna().any()), legend=legend)
 
 

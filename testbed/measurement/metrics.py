@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from testbed.measurement.components import UNACCOUNTED, component_order, components
+from testbed.measurement.nominal import nominal_accuracy
 from testbed.measurement.records import LIST_SEPARATOR, latency_s
 from testbed.measurement.stats import (
     Units,
@@ -63,8 +64,9 @@ class Estimate:
 def request_frame(trials: Sequence[Trial]) -> pd.DataFrame:
     """Return the measured requests of pooled trials, in time order, with derived columns.
 
-    Added: `trial` (number), `tier_device`, `latency_s`, `ok`, `bytes_up`, `bytes_down`, `offloaded`, ORACLE_COLUMNS where
-    a trial has them, and one column per component of the latency (seconds, NaN for requests that were not answered).
+    Added: `trial` (number), `tier_device`, `latency_s`, `ok`, `bytes_up`, `bytes_down`, `offloaded`, `cost`,
+    `nominal_accuracy`, ORACLE_COLUMNS where a trial has them, and one column per component of the latency (seconds, NaN for
+    requests that were not answered).
     """
     frames = []
     for number, trial in enumerate(trials):
@@ -77,7 +79,7 @@ def request_frame(trials: Sequence[Trial]) -> pd.DataFrame:
             bytes_up=_hop_bytes(frame, trial.hops, "up", "request_bytes"),
             bytes_down=_hop_bytes(frame, trial.hops, "down", "response_bytes"),
             offloaded=_offloaded(frame, trial),
-            cost=costs(frame, trial),
+            cost=costs(frame, trial), nominal_accuracy=nominal_accuracy(frame, trial.manifest),
         )
         if len(trial.oracle):
             frame = frame.join(trial.oracle.set_index("request_id")[list(ORACLE_COLUMNS)], on="request_id")
@@ -161,6 +163,8 @@ METRICS: tuple[Metric, ...] = (
            lambda f: _flag(~f["ok"])),
     Metric("accuracy", "share", "correct answers / answered requests that have a label", "mean",
            lambda f: _ok(f, "correct")),
+    Metric("effective_accuracy", "share", "mean accuracy, in the catalogue, of the models that answered, over answered requests; "
+           "blank when an early exit answered one", "mean", lambda f: f["nominal_accuracy"]),
     Metric("correct_in_time", "share", "requests answered correctly within their deadline / all requests", "mean",
            lambda f: _flag(f["ok"] & f["correct"].fillna(False) & f["deadline_met"].fillna(False))),
     Metric("latency_mean", "s", "mean of completed - scheduled over answered requests", "mean",

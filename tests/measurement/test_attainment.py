@@ -28,12 +28,14 @@ def trial(folder: Path, deadlines_s: list[float], limit_s: float, prices: object
         node = "cloud1" if i % 2 else "device1"
         requests.append({"request_id": f"r{i}", "phase": "measure" if i else "warmup", "status": "ok", "scheduled_ns": i * SECOND,
                          "completed_ns": i * SECOND + round(limit_s * 1e9), "deadline_s": deadline_s, "correct": i % 4 != 0,
-                         "deadline_met": deadline_s >= limit_s, "final_node": node})
+                         "deadline_met": deadline_s >= limit_s, "final_node": node, "model": "big" if i % 2 else "small",
+                         "exit_id": "final"})
         hops.append({"request_id": f"r{i}", "kind": "compute", "src_node": node, "dst_node": node, "compute_start_ns": 0,
                      "compute_end_ns": SECOND // 10})
     write_table(folder / "requests.csv", REQUESTS, requests)
     write_table(folder / "hops.csv", HOPS, hops)
-    return Trial(folder, {"nodes": NODES, "config": {"prices": prices}}, read_table(folder / "requests.csv", REQUESTS),
+    accuracy = {"big": {"exit": "final", "accuracy": 0.9}, "small": {"exit": "final", "accuracy": 0.6}}
+    return Trial(folder, {"nodes": NODES, "config": {"prices": prices}, "model_accuracy": accuracy}, read_table(folder / "requests.csv", REQUESTS),
                  read_table(folder / "hops.csv", HOPS), pd.DataFrame(), pd.DataFrame())
 
 
@@ -50,6 +52,7 @@ def test_shares_are_counted_per_range_without_the_warm_up(tmp_path: Path) -> Non
         assert row["requests"] == n
         assert row["in_time"] == pytest.approx(sum(d >= 0.23 for _, d in inside) / n)
         assert row["accuracy"] == pytest.approx(sum(i % 4 != 0 for i, _ in inside) / n)
+        assert row["effective_accuracy"] == pytest.approx(sum(0.9 if i % 2 else 0.6 for i, _ in inside) / n)
         assert row["on_device"] == pytest.approx(sum(i % 2 == 0 for i, _ in inside) / n)
         # per cloud request: 1 + 0.1 s * 2 GB * 0.5
         assert row["cost_per_1000"] == pytest.approx(1000 * 1.1 * sum(i % 2 for i, _ in inside) / n)
@@ -93,5 +96,5 @@ def test_the_file_and_the_section_show_every_policy(tmp_path: Path) -> None:
     assert list(again.columns) == list(COLUMNS)
     assert again["policy"].tolist() == table["policy"].tolist() and again["in_time"].tolist() == table["in_time"].tolist()
     html = attainment_section(groups)
-    assert "&lt;slow&gt;" in html and "<slow>" not in html and html.count("<polyline") == 4
-    assert html.count("<circle") == 2 * len(table)
+    assert "&lt;slow&gt;" in html and "<slow>" not in html and html.count("<polyline") == 6
+    assert html.count("<circle") == 3 * len(table)

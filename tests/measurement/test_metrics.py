@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -39,6 +40,22 @@ def test_cost_is_invocations_plus_time_times_memory(failing):
             and h["request_id"] in ids]
     busy_s = sum(int(h["compute_end_ns"]) - int(h["compute_start_ns"]) for h in hops) / 1e9
     assert hops and got == pytest.approx(1000 / len(ids) * (len(hops) * 2e-7 + busy_s * 6.144 * 1.6667e-5))
+
+
+def test_effective_accuracy_is_the_mean_over_the_models_that_answered(failing):
+    trial = load_trial(failing)
+    models = {"a": {"exit": "final", "accuracy": 0.5}, "b": {"exit": "last", "accuracy": 0.9}}
+    requests = trial.requests.assign(model=["a", "b"] * (len(trial.requests) // 2), exit_id=["final", "last"] * (len(trial.requests) // 2))
+    told = {**trial.manifest, "model_accuracy": models}
+    ok = requests[(requests["phase"] == "measure") & (requests["status"] == "ok")]
+
+    def value(frame, manifest):
+        return {e.metric: e.value for e in evaluate_all([replace(trial, requests=frame, manifest=manifest)])}["effective_accuracy"]
+
+    assert value(requests, told) == pytest.approx(sum({"a": 0.5, "b": 0.9}[m] for m in ok["model"]) / len(ok))
+    assert value(requests, trial.manifest) is None  # an older manifest
+    early = requests["exit_id"].where(requests["request_id"] != ok["request_id"].iloc[3], "early")
+    assert value(requests.assign(exit_id=early), told) is None
 
 
 def test_against_brute_force(failing):
