@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -103,8 +104,8 @@ class NodeSet:
             if not isinstance(policy, Fixed):  # it may cut anywhere
                 models |= set(self._models())
                 every_cut |= set(indices)
-                continue
-            for steps in filter(None, (policy.plan.wire(), policy.plan.fallback_wire())):
+            foreseen = [(p.wire(), p.fallback_wire(), p.backup_wire()) for p in policy.plans()]
+            for steps in itertools.chain(*foreseen):
                 if any(step["node"] in memoised for step in steps):
                     plans.append((device, steps, indices))
                     models |= {step["model"] for step in steps}

@@ -56,6 +56,11 @@ class Policy(ABC):
         """Models that its plans may name, so that nodes have them; by default the scenario's."""
         return (self.context.model,)
 
+    def plans(self) -> tuple[Plan, ...]:
+        """Plans that it may return, as far as their codecs change what later steps compute: nodes that look outputs up then have
+        those of frames and tensors that went through these codecs. By default none: outputs of unchanged frames are there."""
+        return ()
+
     def scores(self) -> Mapping[str, float]:
         """What the last decision weighed, for the decision log; the default is empty."""
         return {}

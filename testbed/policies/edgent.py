@@ -96,6 +96,10 @@ class Edgent(Policy):
         """The one model that it shortens and cuts."""
         return (self._model.name,)
 
+    def plans(self) -> tuple[Plan, ...]:
+        """Every exit with every cut."""
+        return tuple(self._plan(branch) for branches in self._branches.values() for branch in branches)
+
     def decide(self, observation: Observation) -> Plan:
         """The most accurate exit that meets the request's budget, with its best cut."""
         budget_s = observation.budget_s(self.context)

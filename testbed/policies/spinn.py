@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from testbed.policies.bandwidth import paths_from
@@ -16,6 +16,7 @@ from testbed.policies.neurosurgeon import probes_every
 from testbed.policies.plan import ExitRule, Plan, Step
 
 METRICS = ("latency", "worst", "accuracy_loss", "server", "bytes")
+_NEAR = 0.1  # of a constraint that nothing meets: so much worse than the nearest is as good
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,19 @@ class Spinn(Policy):
         latency(s, threshold) = sum over stages and exit heads of P(reach) * time + P(not left before s) * transfer(s)
 
     P comes from the calibration split; a time is that of the node's profile times a factor that is measured as requests finish
-    (queueing and computing over predicted; it ages). transfer = 8 * payload / rate + round trip. Exits on both sides may answer.
+    (computing over predicted, on the server with queueing; it ages). transfer = 8 * payload / rate + round trip. Exits on both
+    sides may answer.
 
-    Then the constraints in the order given: each keeps the candidates that meet it; when none does, those that
-    miss it by the least. A request's least accuracy comes before them. Of what is left, the least `objective`; equal ones by
+    Then the constraints in the order given: each keeps the candidates that meet it; when none does, those within a tenth of the
+    one that comes nearest. A request's least accuracy comes before them. Of what is left, the least `objective`; equal ones by
     latency, server time, bytes.
 
     ### Without the server
     A plan that fails is answered by the deepest exit that the device reaches in what is left of the budget (`Plan.fallback`);
-    the same starts by itself just in time for the deadline when no answer has come (`Plan.backup`; only where the final exit
-    was expected to answer in time). A server is gone after a request fell back, failed, or was overtaken by its backup, and
-    after a failed probe: the device then answers alone, with the deepest exit that fits the budget, until a probe succeeds or
-    `retry_s` have passed and a request is tried again.
+    the same starts by itself just in time for the deadline when no answer has come (`Plan.backup`); where one of the two is
+    expected to be late, not before the moment at which the final exit was expected. A server is gone after a request fell back,
+    failed, or was overtaken by its backup, and after a failed probe: the device then answers alone, with the deepest exit that
+    fits the budget, until a probe or a late answer comes, or `retry_s` have passed and a request is tried again.
 
     ### Options
     | option | default | meaning |
@@ -70,7 +72,7 @@ class Spinn(Policy):
     | guard_s | 0.01 | so much earlier than its predicted time needs |
     | retry_s | 2 | time after which a server that was gone is tried again |
     | node, model | nearest, the scenario's | tier or name of the server; model with an exit curve |
-    | probe_period_s, probe_bytes | 2, 10000 | probes of the server, in s and bytes; 0: none |
+    | probe_period_s, probe_bytes | 2, 10000 | probes of the server, in s and bytes; they fail after `retry_s`; 0: none |
 
     Metrics: `latency` (s, mean: a share of the requests takes longer), `worst` (s, of a request that leaves at no early exit),
     `accuracy_loss` (0..1), `server` (s of the server's time per request), `bytes` (sent per request). The limit of the first
@@ -120,11 +122,18 @@ class Spinn(Policy):
         self._backup, self._guard_s, self._retry_ns = backup, guard_s, round(retry_s * 1e9)
         self._gone_until_ns: int | None = None
         self.probes = probes_every(probe_period_s, probe_bytes)
+        if self.probes is not None:
+            self.probes = replace(self.probes, timeout_s=retry_s)
         self._scores: dict[str, float] = {}
 
     def models(self) -> tuple[str, ...]:
         """The one model that it splits."""
         return (self._model.name,)
+
+    def plans(self) -> tuple[Plan, ...]:
+        """Every split; outputs do not depend on the threshold."""
+        point = self._model.exit_curve[0]
+        return tuple(Plan(self.id, self._steps(split, point.threshold)) for split in range(self._model.num_stages + 1))
 
     def decide(self, observation: Observation) -> Plan:
         """The best split and threshold, or a local exit while the server is gone."""
@@ -146,16 +155,18 @@ class Spinn(Policy):
 
     def observe(self, outcome: Outcome) -> None:
         """Rate, round trip and load factors; whether the server is gone."""
-        self._path.observe(outcome)
-        for done in outcome.computations:
-            if done.node in self._load:
-                heads = any(s.exit is not None and s.exit.kind != "always" for s in outcome.plan.steps)
-                self._load[done.node].update(done, self._times.predicted_s(done, heads), outcome.t_ns)
+        self._learn(outcome)
         if any(step.node != self.context.device for step in outcome.plan.steps):
             if outcome.status != "ok" or outcome.used_fallback or outcome.backup_won:
                 self._gone_until_ns = outcome.t_ns + self._retry_ns
             elif outcome.final_node != self.context.device:
                 self._gone_until_ns = None
+
+    def observe_late(self, outcome: Outcome) -> None:
+        """The same from the slower side of a request: a server that answers after the backup was late, and is not gone."""
+        self._learn(outcome)
+        if outcome.backup_won and outcome.status == "ok" and outcome.final_node != self.context.device:
+            self._gone_until_ns = None
 
     def observe_probe(self, probe: Probe) -> None:
         """Rate and round trip from a probe of the server; whether it is there."""
@@ -179,6 +190,15 @@ class Spinn(Policy):
                                    self._full_accuracy - e.point.accuracy, e.server_s, e.sent_bytes))
         return found
 
+    def _learn(self, outcome: Outcome) -> None:
+        self._path.observe(outcome)
+        heads = any(s.exit is not None and s.exit.kind != "always" for s in outcome.plan.steps)
+        for done in outcome.computations:
+            if done.node == self.context.device:  # its queue is this policy's own requests
+                done = replace(done, queue_s=0.0)
+            if done.node in self._load:
+                self._load[done.node].update(done, self._times.predicted_s(done, heads), outcome.t_ns)
+
     def _limits(self, observation: Observation, budget_s: float) -> list[tuple[str, float]]:
         least = max(observation.min_accuracy, self.context.min_accuracy)
         first = [("accuracy_loss", self._full_accuracy - least)] if least > 0 else []
@@ -196,27 +216,35 @@ class Spinn(Policy):
         stop = self._model.exits[exit_name] + 1
         return (Step(self.context.device, self._model.name, 0, stop, exit=ExitRule("always", 0.0)),)
 
-    def _plan(self, chosen: Candidate, budget_s: float, device_k: float) -> Plan:
-        device, model, end = self.context.device, self._model.name, self._model.num_stages
-        split, threshold = chosen.expected.split, chosen.expected.point.threshold
+    def _steps(self, split: int, threshold: float) -> tuple[Step, ...]:
+        model, end = self._model.name, self._model.num_stages
         rule = ExitRule("max_probability", threshold) if threshold <= 1 else None
-        head = (Step(device, model, 0, split, exit=rule),) if split else ()
-        if split == end:
-            return Plan(self.id, head)
-        tail = Step(self._times.server, model, split, end, self._codec if split else self._input_codec, rule)
+        head = (Step(self.context.device, model, 0, split, exit=rule),) if split else ()
+        codec = self._codec if split else self._input_codec
+        return (*head, Step(self._times.server, model, split, end, codec, rule)) if split < end else head
+
+    def _plan(self, chosen: Candidate, budget_s: float, device_k: float) -> Plan:
+        split = chosen.expected.split
+        steps = self._steps(split, chosen.expected.point.threshold)
+        if split == self._model.num_stages:
+            return Plan(self.id, steps)
         spent_s = device_k * chosen.expected.whole_device_s + self._path.rtt.s  # when a server is found to be gone
         spare = self._deepest(budget_s - spent_s - self._guard_s, device_k)
+        local = self._local(spare)
+        if not self._backup:
+            return Plan(self.id, steps, local)
         after_s = budget_s - device_k * self._local_s[spare] - self._guard_s
-        if not self._backup or after_s <= 0 or chosen.worst > budget_s:
-            return Plan(self.id, (*head, tail), self._local(spare))
-        return Plan(self.id, (*head, tail), self._local(spare), backup=self._local(spare), backup_after_s=after_s)
+        if chosen.worst > budget_s or after_s < 0:  # one of the two is late anyway: a backup is for what is later than expected
+            after_s = max(after_s, chosen.worst)
+        return Plan(self.id, steps, local, backup=local, backup_after_s=after_s)
 
 
 def choose(candidates: Sequence[Candidate], limits: Sequence[tuple[str, float]], objective: str) -> tuple[Candidate, int]:
     """The best candidate under (metric, limit) constraints in order of importance, and how many of them it misses."""
     left = list(candidates)
     for name, limit in limits:
-        bound = max(limit, min(c.metric(name) for c in left)) + 1e-12
+        nearest = min(c.metric(name) for c in left)
+        bound = (limit if nearest <= limit else nearest + _NEAR * abs(nearest)) + 1e-12
         left = [c for c in left if c.metric(name) <= bound]
     best = min(left, key=lambda c: (c.metric(objective), c.latency, c.server, c.bytes))
     return best, sum(best.metric(name) > limit + 1e-12 for name, limit in limits)

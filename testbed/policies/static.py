@@ -22,6 +22,10 @@ class Fixed(Policy):
         """The plan it was made with."""
         return self.plan
 
+    def plans(self) -> tuple[Plan, ...]:
+        """The plan it was made with."""
+        return (self.plan,)
+
 
 def compile_plan(spec: PlanSpec, context: Context) -> Plan:
     """The plan that `spec` means for this device. Raises InputError naming the key."""
