@@ -106,6 +106,23 @@ def test_a_backup_starts_in_time_with_the_deepest_exit_that_is_left(seed: int) -
         assert plan.backup == plan.fallback and plan.backup_after_s == pytest.approx(expected_s)
 
 
+def test_the_plans_it_foresees_are_those_it_returns() -> None:
+    """Nodes that look outputs up must have them for every codec that a plan may use."""
+    seen = set()
+    for seed in range(6):
+        made = Branchy(seed)
+        for cls in (Spinn, Edgent):
+            foreseen = {tuple((s.node, s.start, s.stop, s.codec) for s in plan.steps)
+                        for plan in cls(made.context, codec=CODEC).plans()}
+            for bps in (1e5, 3e6, 1e9):
+                for deadline_s in (0.01, 0.05, 3.0):
+                    plan = cls(made.context, initial_bps=bps, codec=CODEC).decide(Observation(0, "r", deadline_s=deadline_s))
+                    chosen = tuple((s.node, s.start, s.stop, s.codec) for s in plan.steps)
+                    assert chosen in foreseen
+                    seen.add((cls, len(chosen), chosen[-1][3]))
+    assert len(seen) > 4
+
+
 def test_without_backup_there_is_a_fallback_only() -> None:
     made = Branchy(3)
     plan = Spinn(made.context, [], "accuracy_loss", initial_bps=1e9, initial_rtt_s=0.001, backup=False).decide(Observation(0, "r"))
