@@ -5,16 +5,30 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from testbed.policies import Context, Observation, Outcome, Plan, Policy, Probe, ProbeSpec, Step, check_policy
+from testbed.policies import (
+    Context,
+    Observation,
+    Outcome,
+    Plan,
+    Policy,
+    Probe,
+    ProbeSpec,
+    Step,
+    check_policy,
+    make_policy,
+)
 from testbed.policies.check import CHECKS, plan_problems
 from testbed.policies.knowledge import from_json, to_json
 from testbed.policies.plan import ExitRule
 from testbed.policies.registry import BUILT_IN
 from testbed.policies.rehearsal import Rehearsal, made_up_context
+from testbed.schema.scenario import Load, PolicySpec
 from testbed.serving.plan import PlanError, parse_steps
 
 CONTEXT = made_up_context()
@@ -99,6 +113,20 @@ def test_a_good_policy_passes_every_check() -> None:
     report = check_policy(Good)
     assert report.ok, str(report)
     assert [finding.check for finding in report.findings] == list(CHECKS)
+
+
+def test_the_policy_on_the_documentation_page_conforms(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+    (tmp_path / "my_policy.py").write_text(page.split("```python\n")[1].split("```")[0])
+    policy = make_policy(PolicySpec(name="mine", policy=f"{tmp_path}/my_policy.py:NearFirst"), CONTEXT)
+    report = check_policy(type(policy), {"longest_queue": 2})
+    assert report.ok and "2 different plans" in str(report), str(report)
+
+
+def test_the_load_on_the_documentation_page_is_accepted() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text()
+    load = Load.model_validate(yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["load"])
+    assert load.queue.workers == 2 and load.deadlines is not None and load.deadlines.pivot[0].requests == (200, 400)
 
 
 @pytest.mark.parametrize(("cls", "failed", "says"), [
