@@ -26,14 +26,14 @@ FloatArray = npt.NDArray[np.float64]
 def figure_data(groups: Sequence[Group]) -> dict[str, Any]:
     """Return series (one per group) and, by series index, the data of every figure. Times in seconds or ms."""
     policies = list(dict.fromkeys(group.policy for group in groups))
-    points = list(dict.fromkeys(point_label(group) for group in groups))
+    points, members = sweep_points(groups)
     tiers = groups[0].trials[0].tiers
     names = component_order([name for group in groups for name in group.family("time")], tiers)
     found = {name for group in groups for name in group.family("exit_share")}
     exits = sorted(found, key=lambda name: (name == "final", name))
     return {
         "series": [{"label": group.label, "policy": group.policy, "color": policies.index(group.policy),
-                    "point": points.index(point_label(group))} for group in groups],
+                    "point": member[0], "points": member} for group, member in zip(groups, members, strict=True)],
         "policies": policies,
         "points": points,
         "deadline_ms": _deadline_ms(groups),
@@ -46,6 +46,16 @@ def figure_data(groups: Sequence[Group]) -> dict[str, Any]:
         "sweep": _sweep(groups),
         "timelines": [_timeline(trial, index) for index, group in enumerate(groups) for trial in group.trials[:1]],
     }
+
+
+def sweep_points(groups: Sequence[Group]) -> tuple[list[str], list[list[int]]]:
+    """Labels of the sweep's points, and for each group the indices of those that it belongs to.
+
+    A plan that a swept key does not touch has no value for that key: it belongs to every point that agrees in the others.
+    """
+    values = [frozenset((key, repr(value)) for key, value in group.sweep_point.items()) for group in groups]
+    whole = {v: point_label(group) for v, group in zip(values, groups, strict=True) if not any(v < other for other in values)}
+    return list(whole.values()), [[i for i, point in enumerate(whole) if v <= point] for v in values]
 
 
 def component_style(name: str, tiers: Sequence[str]) -> dict[str, Any]:
@@ -109,13 +119,14 @@ def _tradeoff(group: Group) -> dict[str, Any]:
 
 
 def _sweep(groups: Sequence[Group]) -> dict[str, Any] | None:
-    """Metrics against the swept value, when exactly one key with numbers is swept."""
+    """Metrics against the swept value, when exactly one key with numbers is swept; None: a plan that it does not touch."""
     keys = {key for group in groups for key in group.sweep_point}
-    if len(keys) != 1 or len({point_label(group) for group in groups}) < 2:
+    if len(keys) != 1:
         return None
     key = keys.pop()
     values = [group.sweep_point.get(key) for group in groups]
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+    given = [value for value, group in zip(values, groups, strict=True) if key in group.sweep_point]
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in given) or len(set(given)) < 2:
         return None
     shown = (("latency_p50", "latency p50", "ms", 1e3), ("latency_p95", "latency p95", "ms", 1e3),
              ("accuracy", "accuracy", "%", 100.0), ("deadline_hit", "answered in time", "%", 100.0),

@@ -16,7 +16,7 @@ from testbed.measurement.report import render_report
 from testbed.measurement.summary import group_trials
 from testbed.measurement.trial import load_run
 
-from .fake_run import make_run
+from .fake_run import make_run, make_trial
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="chromium is not installed: no page was opened in a browser")
@@ -36,7 +36,9 @@ def opened(page: Path, profile: Path, *more: str) -> tuple[str, list[str]]:
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory) -> Path:
     points = ({"trace_scale": 0.5}, {"trace_scale": 1.0})
-    return make_run(tmp_path_factory.mktemp("sweep"), requests_per_device=50, policies=("edge-only", "early-exit"), sweep=points)
+    run = make_run(tmp_path_factory.mktemp("sweep"), requests_per_device=50, policies=("edge-only", "early-exit"), sweep=points)
+    make_trial(run / "untouched" / "0", "device-only", requests_per_device=50)  # by the swept key
+    return run
 
 
 def test_report_of_a_sweep_is_drawn_offline_without_errors(sweep, tmp_path):
@@ -45,7 +47,9 @@ def test_report_of_a_sweep_is_drawn_offline_without_errors(sweep, tmp_path):
     assert console == []
     for place in ("cdf", "breakdown", "tradeoff", "exits", "timeline", "waterfall", "sweep"):
         assert re.search(rf'<div id="{place}" class="chart">.*?<svg[^>]*viewBox', document, re.DOTALL), place
-    assert "slowest: " in document and 'aria-label="zoom in"' in document and "all points" in document
+    assert "slowest: " in document and 'aria-label="zoom in"' in document
+    buttons = re.search(r'<div id="points".*?</div>', document, re.DOTALL)
+    assert buttons and re.findall(r">([^<]*)</button>", buttons[0]) == ["all points", "trace_scale=0.5", "trace_scale=1.0"]
 
 
 def test_a_broken_page_would_be_noticed(sweep, tmp_path):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from testbed.cli import main
 from testbed.measurement import format as fmt
-from testbed.measurement.figure_data import MAX_DOTS, figure_data
+from testbed.measurement.figure_data import MAX_DOTS, figure_data, sweep_points
 from testbed.measurement.figures import save_figures
 from testbed.measurement.limits import NAMES
 from testbed.measurement.report import render_report, report_html
@@ -203,3 +204,22 @@ def test_summary_of_a_run_is_what_the_report_shows(pristine_run, page):
     words = " ".join(page.words)
     table = summarise_run(pristine_run)
     assert all(fmt.seconds(value) in words for value in table["latency_p95_s"])
+
+
+def test_a_plan_that_a_swept_key_does_not_touch_belongs_to_every_point(tmp_path):
+    make_trial(tmp_path / "a" / "0", "device-only", requests_per_device=20)
+    for i, threshold in enumerate((0.5, 0.8)):
+        make_trial(tmp_path / f"b{i}" / "0", "early-exit", requests_per_device=20, sweep_point={"policies.early-exit.threshold": threshold})
+    data = figure_data(group_trials(load_run(tmp_path), intervals=False))
+    assert data["points"] == ["threshold=0.5", "threshold=0.8"]
+    assert {s["label"]: s["points"] for s in data["series"]}["device-only"] == [0, 1]
+    assert sorted(s["points"] for s in data["series"] if s["policy"] == "early-exit") == [[0], [1]]
+    assert data["sweep"]["key"] == "threshold" and sorted(data["sweep"]["x"], key=str) == [0.5, 0.8, None]
+
+
+def test_points_of_two_keys_take_in_what_agrees_in_one():
+    rate, both = {"load.rate_per_s": 2}, {"load.rate_per_s": 2, "policies.split.at": [1, 2]}
+    other = {"load.rate_per_s": 4, "policies.split.at": [1, 2]}
+    labels, members = sweep_points([SimpleNamespace(sweep_point=point) for point in (rate, both, other, both)])
+    assert labels == ["rate_per_s=2, at=[1, 2]", "rate_per_s=4, at=[1, 2]"] and members == [[0], [0], [1], [0]]
+    assert sweep_points([SimpleNamespace(sweep_point={})] * 2) == ([""], [[0], [0]])

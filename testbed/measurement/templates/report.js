@@ -3,7 +3,7 @@
   const D = JSON.parse(document.getElementById("payload").textContent);
   const state = { hidden: new Set(), point: D.points.length > 1 && D.series.length > 8 ? 0 : null, log: false };
   const figures = [];
-  const inPoint = (s) => state.point === null || s.point === state.point;
+  const inPoint = (s) => state.point === null || s.points.includes(state.point);
   const visible = () => D.series.map((s, i) => i).filter((i) => inPoint(D.series[i]) && !state.hidden.has(D.series[i].label));
   const redrawAll = () => figures.forEach((figure) => figure.redraw());
   const label = (s) => state.point === null ? s.label : s.policy;
@@ -339,14 +339,21 @@
     const sweep = add("sweep", 320, (figure, root, W, H) => {
       const metric = D.sweep.metrics[+pick.value], m = { l: 52, r: 14, t: 20, b: 42 }, policies = D.policies.filter((p) => D.series.some((s) => s.policy === p));
       figure.setLegend(policies.map((p) => { const s = D.series.find((q) => q.policy === p); return { label: p, swatch: lineSwatch(color(s)), on: true, toggle: () => {} }; }));
-      const xs = D.sweep.x, top = Math.max(...metric.y.map((v) => v[2] ?? v[0] ?? 0)) * 1.06 || 1, positive = Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 8;
-      const x = scale(Math.min(...xs), Math.max(...xs), m.l + 8, W - m.r, positive), y = scale(0, metric.unit === "%" ? Math.min(100, top) : top, H - m.b, m.t);
+      const xs = D.sweep.x, known = xs.filter((v) => v !== null), least = Math.min(...known), most = Math.max(...known), top = Math.max(...metric.y.map((v) => v[2] ?? v[0] ?? 0)) * 1.06 || 1, positive = least > 0 && most / least > 8;
+      const x = scale(least, most, m.l + 8, W - m.r, positive), y = scale(0, metric.unit === "%" ? Math.min(100, top) : top, H - m.b, m.t);
       axisY(root, y, m.l, W - m.r, { label: `${metric.label}, ${metric.unit}` });
       axisX(root, x, H - m.b, { label: D.sweep.key });
       for (const p of policies) {
         const rows = D.series.map((s, i) => i).filter((i) => D.series[i].policy === p && metric.y[i][0] !== null).sort((a, b) => xs[a] - xs[b]);
         if (!rows.length) continue;
         const s = D.series[rows[0]];
+        if (xs[rows[0]] === null) { // the swept key does not touch this plan: one value at every point
+          const v = metric.y[rows[0]][0], line = svg("path", { d: `M${x(least)},${y(v)}H${x(most)}`, fill: "none", style: `stroke:${color(s)}`, "stroke-width": 2, "stroke-dasharray": "5 4" });
+          line.addEventListener("pointermove", (event) => figure.show(event, p, [{ name: D.sweep.key, value: "any" }, { name: metric.label, value: `${three(v)} ${metric.unit}` }]));
+          line.addEventListener("pointerleave", () => figure.hide());
+          root.append(line);
+          continue;
+        }
         root.append(svg("path", { d: "M" + rows.map((i) => `${x(xs[i])},${y(metric.y[i][0])}`).join("L"), fill: "none", style: `stroke:${color(s)}`, "stroke-width": 2 }));
         for (const i of rows) {
           const [v, lo, hi] = metric.y[i];
