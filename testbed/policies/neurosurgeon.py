@@ -96,6 +96,11 @@ class Neurosurgeon(Policy):
         """The one model that it cuts."""
         return (self._model.name,)
 
+    def plans(self) -> tuple[Plan, ...]:
+        """Every cut."""
+        return tuple(cut_plan(self.id, self.context, self._model, cut, self._server, self._codec, self._input_codec)
+                     for cut in range(self._model.num_stages + 1))
+
     def decide(self, observation: Observation) -> Plan:
         """The plan with the best cut for the estimates of this moment."""
         k = self._load.k(observation.t_ns) if self._use_load else 1.0
