@@ -23,8 +23,8 @@ Rule = Literal["greedy", "naive", "random", "weighted"]
 class MDInference(Policy):
     """Chooses one cloud model per request: the most accurate with mean + gamma sigma < deadline - 2 * upload time.
 
-    Decides: one remote step; on the device a duplicate that starts so late that its answer comes at the deadline, so that it
-    counts only when the cloud's has not come. When no model fits, the fastest remote one.
+    Decides: one remote step; on the device a duplicate that starts so late that its answer comes just before the deadline, so
+    that it counts only when the cloud's has not come. When no model fits, the fastest remote one.
 
     Uses: budget of the request; accuracy of the models; mean and standard deviation of each model's measured time on the
     node (queue and computation; the profile's time before the first); the time of the last upload. The published server decides
@@ -35,6 +35,7 @@ class MDInference(Policy):
     |---|---|---|---|
     | remote | | the scenario's model on the last tier | tier -> models there |
     | duplicate, device_model | | true, the scenario's model | whether there is a duplicate, and its model |
+    | guard_s | s | 0.005 | the duplicate is ready so long before the deadline, for what starting and answering take |
     | gamma | | 1 | standard deviations of safety |
     | alpha | | null | null: all measurements count alike; else exponentially weighted (their code: 0.5) |
     | rule | | greedy | naive: mean < deadline, without the network; random, weighted: any that fits, alike or by accuracy |
@@ -50,20 +51,21 @@ class MDInference(Policy):
     id: ClassVar[str] = "mdinference"
 
     def __init__(self, context: Context, remote: Mapping[str, Sequence[str]] | None = None,
-                 device_model: str | None = None, duplicate: bool = True, gamma: float = 1.0, alpha: float | None = None,
-                 rule: Rule = "greedy", initial_bps: float = 5e6, initial_rtt_s: float = 0.05, input_codec: str = "raw") -> None:
+                 device_model: str | None = None, duplicate: bool = True, guard_s: float = 0.005, gamma: float = 1.0,
+                 alpha: float | None = None, rule: Rule = "greedy", initial_bps: float = 5e6, initial_rtt_s: float = 0.05,
+                 input_codec: str = "raw") -> None:
         """Raises ValueError for options that are out of range or name what the scenario does not have."""
         super().__init__(context)
         if rule not in get_args(Rule):
             raise ValueError(f"rule: {rule!r} is not one of {', '.join(get_args(Rule))}")
-        if not gamma >= 0 or not initial_bps > 0 or not initial_rtt_s >= 0:
-            raise ValueError("gamma and initial_rtt_s must be at least 0, initial_bps above 0")
+        if min(gamma, guard_s, initial_rtt_s) < 0 or not initial_bps > 0:
+            raise ValueError("gamma, guard_s and initial_rtt_s must be at least 0, initial_bps above 0")
         places = places_of(context, [device_model or context.model] if duplicate else [], remote)
         self._local = next((key for key in places if key[0] == context.device), None)
         self._remote = [key for key in places if key[0] != context.device]
         if not self._remote:
             raise ValueError("there is no remote model; name some with remote")
-        self._rule, self._gamma, self._codec = rule, gamma, input_codec
+        self._rule, self._gamma, self._guard_s, self._codec = rule, gamma, guard_s, input_codec
         self._random = random.Random(context.seed)
         self._times = {key: Moments(alpha) for key in places}
         table = ProfileTable(context)
@@ -88,7 +90,7 @@ class MDInference(Policy):
             return Plan(name, steps)
         own = self._variant(*self._local)
         spare = (self._step(*self._local),)
-        start_s = max(0.0, sla_s - own.latency_s - self._gamma * own.spread_s)
+        start_s = max(0.0, sla_s - own.latency_s - self._gamma * own.spread_s - self._guard_s)
         return Plan(name, steps, fallback=spare, backup=spare, backup_after_s=start_s)
 
     def observe(self, outcome: Outcome) -> None:
