@@ -29,11 +29,11 @@ from testbed.serving.background import freeze_garbage
 from testbed.serving.backup import Race, execute_with_backup
 from testbed.serving.client import NodeClient
 from testbed.serving.coding import Coder
-from testbed.serving.execute import PlanOutcome, execute_plan
+from testbed.serving.execute import PlanError, PlanOutcome, execute_plan
 from testbed.serving.worker import make_worker
 from testbed.workload.dispatch import Dispatcher, Request, Tasks
 from testbed.workload.inputs import Inputs
-from testbed.workload.learning import Knowledge, outcome_of
+from testbed.workload.learning import Knowledge, PolicyError, ask, outcome_of
 from testbed.workload.probing import Prober
 from testbed.workload.recording import Recorder
 
@@ -133,23 +133,17 @@ class Device:
     def _begin(self, request: Request, taken_ns: int) -> Coroutine[Any, Any, None]:
         """Decide a request now; what is left is to wait for its answer."""
         observation = self.knowledge.observation(request, taken_ns, self.inflight - 1)
-        plan = with_defaults(self.policy.decide(observation), self.spec, self.context)
+        about = request.request_id
+        plan = with_defaults(ask(self.spec.name, about, self.policy.decide, observation), self.spec, self.context)
         decided_ns = time.monotonic_ns()
-        self.recorder.decide(observation, plan, self.policy.scores())
+        self.recorder.decide(observation, plan, ask(self.spec.name, about, self.policy.scores))
         return self._execute(request, taken_ns, decided_ns, plan)
 
     async def _execute(self, request: Request, taken_ns: int, decided_ns: int, plan: Plan) -> None:
-        x = self.inputs.sample(self.config["samples"][request.index])  # (1, C, H, W)
-        timeout_s = self.config["timeout_s"]
-        if plan.backup:
-            race = await execute_with_backup(
-                self.name, self.worker, self.client, plan.wire(), plan.backup_wire(), x, request_id=request.request_id,
-                start_ns=decided_ns, after_s=plan.backup_after_s or 0.0, timeout_s=timeout_s, retries=plan.retries,
-                coder=self.coder)
-        else:
-            race = Race(await execute_plan(
-                self.name, self.worker, self.client, plan.wire(), x, request_id=request.request_id, start_ns=decided_ns,
-                timeout_s=timeout_s, fallback=plan.fallback_wire(), retries=plan.retries, coder=self.coder))
+        try:
+            race = await self._carry_out(request, decided_ns, plan)
+        except PlanError as error:
+            raise PolicyError(self.spec.name, f"made a plan for {request.request_id} that cannot be: {error}") from error
         self.inflight -= 1
         self.recorder.answered()
         done, other = race.first, race.other
@@ -157,12 +151,24 @@ class Device:
         self.knowledge.last_latency_s = (done.completed_ns - request.scheduled_ns) / 1e9
         failed = other.result().error_type if other is not None and other.done() and race.backup == "won" else None
         outcome = outcome_of(request, plan, done, race.backup, failed)
-        self.policy.observe(outcome)
+        ask(self.spec.name, request.request_id, self.policy.observe, outcome)
         self.recorder.outcome(outcome)
         if other is None:
             self.recorder.request(request, taken_ns, decided_ns, plan, done)
         else:
             self.late.add(self._wait_for_other(request, taken_ns, decided_ns, plan, race, other))
+
+    async def _carry_out(self, request: Request, decided_ns: int, plan: Plan) -> Race:
+        x = self.inputs.sample(self.config["samples"][request.index])  # (1, C, H, W)
+        timeout_s = self.config["timeout_s"]
+        if plan.backup:
+            return await execute_with_backup(
+                self.name, self.worker, self.client, plan.wire(), plan.backup_wire(), x, request_id=request.request_id,
+                start_ns=decided_ns, after_s=plan.backup_after_s or 0.0, timeout_s=timeout_s, retries=plan.retries,
+                coder=self.coder)
+        return Race(await execute_plan(
+            self.name, self.worker, self.client, plan.wire(), x, request_id=request.request_id, start_ns=decided_ns,
+            timeout_s=timeout_s, fallback=plan.fallback_wire(), retries=plan.retries, coder=self.coder))
 
     async def _wait_for_other(self, request: Request, taken_ns: int, decided_ns: int, plan: Plan, race: Race,
                               other: asyncio.Task[PlanOutcome]) -> None:
@@ -173,7 +179,7 @@ class Device:
             return
         self.knowledge.learn(result)
         outcome = replace(outcome_of(request, plan, result, race.backup), deadline_met=False)
-        self.policy.observe_late(outcome)
+        ask(self.spec.name, request.request_id, self.policy.observe_late, outcome)
         self.recorder.outcome(outcome, late=True)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,9 +15,25 @@ from testbed.serving.execute import Hop, PlanOutcome
 from testbed.serving.worker import Worker
 from testbed.workload.dispatch import Request
 
+T = TypeVar("T")
 UPLINK_MIN_BYTES = 1000  # smaller transfers say more about delay than about rate
 
 Backup = Literal["won", "lost"]
+
+
+class PolicyError(Exception):
+    """A policy raised an exception, or made a plan that cannot be: the trial ends."""
+
+    def __init__(self, policy: str, what: str) -> None:
+        super().__init__(f"policy {policy} {what}; `testbed check-policy` tries a policy without a run")
+
+
+def ask(policy: str, about: str, call: Callable[..., T], *arguments: Any) -> T:
+    """Call a policy. Raises PolicyError, naming the policy, the call and what it was about, for whatever the call raises."""
+    try:
+        return call(*arguments)
+    except Exception as error:
+        raise PolicyError(policy, f"raised {type(error).__name__} in {call.__name__} for {about}: {error}") from error
 
 
 class Knowledge:

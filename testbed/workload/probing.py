@@ -11,7 +11,7 @@ from testbed.policies import Context, Policy, Probe
 from testbed.serving.client import Answer, NodeClient, TransportError
 from testbed.serving.execute import Hop
 from testbed.serving.protocol import ProtocolError, parse_json
-from testbed.workload.learning import Knowledge
+from testbed.workload.learning import Knowledge, ask
 from testbed.workload.recording import Recorder
 
 ECHO = "/v2/testbed/echo"
@@ -65,7 +65,7 @@ class Prober:
         self._recorder.probe_hops(probe_id, hops)
         t_ns = time.monotonic_ns()
         probe = Probe(node, t_ns, rtt_s, size_bytes, duration_s, self._knowledge.state(node, t_ns))
-        self._policy.observe_probe(probe)
+        ask(self._policy.id or type(self._policy).__name__, probe_id, self._policy.observe_probe, probe)
         self._recorder.probe(probe)
 
     async def _echo(self, node: str, size_bytes: int, timeout_s: float, hops: list[Hop]) -> float | None:
