@@ -187,6 +187,8 @@ METRICS: tuple[Metric, ...] = (
            lambda f: f["offloaded"]),
     Metric("fallback", "share", "requests that the device answered by its fallback after a remote step failed / requests",
            "mean", lambda f: _flag(f["ok"] & f["error_type"].str.startswith("fallback").fillna(False))),
+    Metric("decision_p50", "s", "half of the decisions took at most this long", "quantile",
+           lambda f: f["decision_duration_s"].astype("Float64"), quantile=0.5),
     Metric("backup", "share", "requests whose backup was started on the device / requests", "mean",
            lambda f: _flag(f["backup"].notna())),
     Metric("backup_won", "share", "requests that their backup answered / requests", "mean",
