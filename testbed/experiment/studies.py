@@ -50,6 +50,7 @@ class Kind:
 
 # a kind's module is imported when a file names it, not before
 KINDS: dict[str, Kind] = {
+    "mdinference": Kind("testbed.policies.mdinference_study:MDInferenceStudy", "testbed.policies.mdinference_study:run"),
     "placement": Kind("testbed.schema.placement_study:PlacementStudy", "testbed.placement.study:run_placement"),
 }
 
