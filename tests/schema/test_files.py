@@ -101,6 +101,13 @@ BAD = [
     ("loops need ovs", "topology.yaml", "  - between: [edge, cloud]", "  - between: [edge1, edge2]\n    both: {rate: 1mbit}\n  - between: [edge, cloud]",
      ["switch", "ovs"]),
     ("event at nothing", "scenario.yaml", "load: {", "events: [{at: 3s, kind: node_crash, node: edge9}]\nload: {", ["events[0].node", "edge9", "edge1"]),
+    ("order without a limit", "scenario.yaml", "deadline: 250ms", "deadline: 250ms, queue: {order: edf}", ["load.queue", "workers", "no order"]),
+    ("queue in a closed loop", "scenario.yaml", "deadline: 250ms", "deadline: 250ms, arrivals: closed, queue: {workers: 2}", ["load", "closed", "none waits"]),
+    ("deadlines backwards", "scenario.yaml", "deadline: 250ms", "deadline: 250ms, deadlines: {uniform: [3s, 1s]}", ["load.deadlines.uniform", "3s", "shorter"]),
+    ("deadline of no time", "scenario.yaml", "deadline: 250ms", "deadline: 250ms, deadlines: {uniform: [0ms, 1s]}", ["load.deadlines.uniform", "above zero"]),
+    ("pivot backwards", "scenario.yaml", "deadline: 250ms", "deadline: 250ms, deadlines: {uniform: [1s, 2s], pivot: [{requests: [9, 2], uniform: [1s, 2s]}]}", ["pivot[0]", "not a range"]),
+    ("pivots overlap", "scenario.yaml", "deadline: 250ms", "deadline: 250ms, deadlines: {uniform: [1s, 2s], pivot: "
+     "[{requests: [0, 5], uniform: [1s, 2s]}, {requests: [4, 9], uniform: [1s, 2s]}]}", ["load.deadlines", "[4, 9]", "overlap"]),
 ]
 
 
