@@ -101,7 +101,7 @@ def _for_policies(info: CatalogueEntry, catalogue: Path, codecs: Registry) -> Mo
         name=info.name, stage_names=tuple(s.name for s in info.stages), exits={e.name: e.after for e in info.exits},
         input_bytes=info.bytes_at(0), output_bytes=tuple(s.size_bytes for s in info.stages),
         macs=tuple(s.macs for s in info.stages), exit_accuracy={e.name: e.accuracy for e in info.exits},
-        exit_curve=_exit_points(info), wire_bytes=_wire_bytes(info, codecs),
+        edges=info.edges, vertex_bytes=info.vertex_bytes, exit_curve=_exit_points(info), wire_bytes=_wire_bytes(info, codecs),
         weight_bytes=weights.stat().st_size if weights and weights.is_file() else 4 * info.parameters)
 
 

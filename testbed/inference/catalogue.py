@@ -97,8 +97,15 @@ class ModelInfo(Strict):
     exit_curve: ExitCurve | None = None  # of a model with early exits, where it was measured
     wire_bytes: dict[str, tuple[int | None, ...]] = Field(default_factory=dict)  # codec -> mean payload per cut; None: unfit
 
+    edges: tuple[tuple[int, int], ...] = ()  # of a graph: which stage reads what another made (-1: the input); else a chain
+    vertex_bytes: tuple[int, ...] = ()  # of a graph: float32 bytes of each stage's own output
+
     @model_validator(mode="after")
     def _consistent(self) -> ModelInfo:
+        if bool(self.edges) != bool(self.vertex_bytes) or (self.edges and len(self.vertex_bytes) != len(self.stages)):
+            raise ValueError("edges: and vertex_bytes: go together, one size per stage")
+        if any(not -1 <= a < b < len(self.stages) for a, b in self.edges):
+            raise ValueError("edges: does not lead from an earlier stage (or -1, the input) to a later one")
         for codec, sizes in self.wire_bytes.items():
             if len(sizes) != len(self.stages) + 1:
                 raise ValueError(f"wire_bytes.{codec}: has {len(sizes)} cuts instead of {len(self.stages) + 1}")

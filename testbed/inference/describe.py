@@ -86,11 +86,15 @@ def describe(model: StagedModel, scores: Mapping[str, ExitScore], machine: str,
                               "parameters": sum(p.numel() for p in head.parameters()) if head else 0,
                               "macs": count_macs(head, x) if head else 0,
                               "reference_time_s": round(head_times[index], 7)})
+    graph: dict[str, Any] = {}
+    if isinstance(model, GraphModel):
+        edges, vertex_bytes = model.dependencies()
+        graph = {"edges": [list(edge) for edge in edges], "vertex_bytes": vertex_bytes}
     return {
         "input_shape": list(model.input_shape), "classes": int(x.shape[1]),
         "parameters": sum(p.numel() for p in counted.parameters()),
         "reference": reference(machine),
-        "stages": stages, "exits": exits,
+        "stages": stages, "exits": exits, **graph,
     }
 
 

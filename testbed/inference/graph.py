@@ -118,6 +118,23 @@ class GraphModel(StagedModel):
             values = stage.part(*values)
         return pack(values)
 
+    def dependencies(self) -> tuple[list[tuple[int, int]], list[int]]:
+        """Which stage reads what another made, as pairs (from, to) with -1 for the input; and, per stage, the float32 bytes of
+        one sample that other stages read, or that are the result."""
+        stage_of: dict[int, int] = {}  # position of a node -> its stage
+        for index, (begin, end) in enumerate(pairwise(self.places)):
+            stage_of |= {position: index for position in range(begin + 1, end + 1)}
+        stage_of[0] = -1
+        edges, read = set(), {self.traced.nodes.index(self.traced.result)}
+        for a, b in self.traced.edges():
+            if stage_of[a] != stage_of[b]:
+                edges.add((stage_of[a], stage_of[b]))
+                read.add(a)
+        sizes = [0] * self.num_stages
+        for position in read - {0}:
+            sizes[stage_of[position]] += 4 * math.prod(self.traced.values[self.traced.nodes[position]].shape)
+        return sorted(edges), sizes
+
     def macs(self) -> list[int]:
         """Multiply-accumulates of every stage for one sample."""
         found, values = [], (torch.zeros(1, *self.input_shape),)

@@ -28,7 +28,7 @@ from testbed.measurement.atomic import write_json_atomic
 from testbed.schema.data import cache_folder
 
 SCORED_SAMPLES = 256  # of the test split, for the accuracy in the model's entry
-_FORMAT = 1  # of the cached entries; raised when the same model would be cut or measured in another way
+_FORMAT = 2  # of the cached entries; raised when the same model would be cut or measured in another way
 _SEED = 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from testbed.errors import InputError
 from testbed.policies.base import Policy
 from testbed.policies.clairvoyant import Clairvoyant
+from testbed.policies.dads import Dads
 from testbed.policies.edgent import Edgent
 from testbed.policies.knowledge import Context
 from testbed.policies.layercake import LayerCake
@@ -22,6 +23,7 @@ from testbed.policies.static import Fixed, compile_plan
 from testbed.schema.scenario import PlanSpec, PolicySpec
 
 BUILT_IN: dict[str, type[Policy]] = {  # published systems register here by name, one file each
+    "dads": Dads,
     "clairvoyant": Clairvoyant,
     "edgent": Edgent,
     "layercake": LayerCake,

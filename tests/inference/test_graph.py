@@ -251,3 +251,25 @@ def test_optional_arguments_keep_their_defaults_and_bytes_are_of_the_shape() -> 
     model = GraphModel(Forward(lambda x: x.flatten(1)[:, :5] * 2), torch.rand(3, *SHAPE))
     assert model.cuts[-1] == Cut(model.num_stages, model.cuts[-1].after, ((model.cuts[-1].after, (5,)),))
     assert model.cuts[0].size_bytes == 4 * math.prod(SHAPE)
+
+
+def test_dependencies_explain_the_bytes_of_every_cut(made: tuple[nn.Module, GraphModel, Tensor]) -> None:
+    _, model, _ = made
+    edges, sizes = model.dependencies()
+    assert all(-1 <= a < b < model.num_stages for a, b in edges) and {b for _, b in edges} == set(range(model.num_stages))
+    readers = {v: [b for a, b in edges if a == v] for v in range(-1, model.num_stages)}
+    assert [v for v in range(model.num_stages) if not readers[v]] == [model.num_stages - 1]  # the result is read by nobody
+    if model.uncut:
+        return  # a stage of several nodes may make several tensors with different readers
+    for cut in model.cuts[:-1]:
+        live = [v for v in range(-1, cut.index) if any(b >= cut.index for b in readers[v])]
+        assert cut.size_bytes == sum(4 * math.prod(model.input_shape) if v == -1 else sizes[v] for v in live)
+
+
+def test_dependencies_of_a_residual_block() -> None:
+    model = GraphModel(Residual(), torch.rand(3, *SHAPE))
+    edges, sizes = model.dependencies()
+    names = ["input", *model.stage_names]
+    named = {(names[a + 1], names[b + 1]) for a, b in edges}
+    assert {("stem", "one"), ("stem", "add_1"), ("relu", "two"), ("relu", "add"), ("two", "add")} <= named, named
+    assert sizes == [4 * 6 * 64] * (len(sizes) - 2) + [4 * 6, 4 * 5]
