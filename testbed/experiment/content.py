@@ -152,6 +152,15 @@ def codecs_of_policy(policy: PlanSpec | PolicySpec, codecs: Registry, models: It
     return sorted({policy.codec, policy.input_codec, *(step.codec for step in policy.steps)})
 
 
+def codecs_named(value: Any, key: str = "") -> set[str]:
+    """Codecs in a policy's specification (as plain data): texts under keys that speak of codecs."""
+    if isinstance(value, Mapping):
+        return set().union(*(codecs_named(inner, str(name)) for name, inner in value.items()))
+    if isinstance(value, list):
+        return set().union(*(codecs_named(inner, key) for inner in value))
+    return {value} if isinstance(value, str) and "codec" in key else set()
+
+
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value

@@ -9,7 +9,7 @@ loading of cold models, encoding and what `policies.truth` neglects are left out
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from testbed.errors import InputError
+from testbed.experiment.content import codecs_named
 from testbed.experiment.truth import truth_of_manifest
 from testbed.inference.codecs.learned import PREFIX
 from testbed.measurement.atomic import write_text_atomic
@@ -118,19 +119,8 @@ def _resolved(oracle: Oracle, manifests: Sequence[Mapping[str, Any]]) -> Oracle:
     """With the codecs that the run's policies name where `oracle` names none; learned codecs cost accuracy: not those."""
     if oracle.codecs is not None:
         return oracle
-    named = {text for m in manifests for policy in m["config"]["policies"] for text in _codecs(policy)}
+    named = set().union(*(codecs_named(policy) for m in manifests for policy in m["config"]["policies"]))
     return oracle.model_copy(update={"codecs": ["raw", *sorted(c for c in named if c != "raw" and not c.startswith(PREFIX))]})
-
-
-def _codecs(value: Any, key: str = "") -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            yield from _codecs(inner, str(name))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _codecs(inner, key)
-    elif isinstance(value, str) and "codec" in key:
-        yield value
 
 
 def _plans(context: Context, settings: Oracle) -> tuple[Candidate, ...]:
@@ -140,7 +130,8 @@ def _plans(context: Context, settings: Oracle) -> tuple[Candidate, ...]:
                              remedy="`testbed models list` shows those there are")
     asked = required_accuracy(context, settings.min_accuracy or 0.0)
     found = candidates(context, models=settings.models or (), codecs=settings.codecs or ("raw",),
-                       thresholds=settings.thresholds, chains=settings.chains, min_accuracy=asked)
+                       input_codecs=settings.input_codecs, thresholds=settings.thresholds, chains=settings.chains,
+                       min_accuracy=asked)
     if not 1 <= len(found) <= MOST_PLANS:
         raise InputError(f"{len(found)} plans to choose from; between 1 and {MOST_PLANS} are possible", key="oracle",
                          remedy="ask for less accuracy, or name fewer codecs, thresholds or models, or write chains: false")

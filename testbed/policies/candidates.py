@@ -107,16 +107,19 @@ class Queues:
 
 
 def candidates(context: Context, *, models: Sequence[str] = (), codecs: Sequence[str] = ("raw",),
-               thresholds: Sequence[float] = (), chains: bool = True, min_accuracy: float = 0.0) -> tuple[Candidate, ...]:
+               input_codecs: Sequence[str] | None = None, thresholds: Sequence[float] = (), chains: bool = True,
+               min_accuracy: float = 0.0) -> tuple[Candidate, ...]:
     """All plans over the nodes of a context, nearest the device first, without duplicates.
 
     Device only, each remote node only, every cut between two nodes, and with `chains` also cuts between remote nodes and
     over three nodes; the same with the model shortened to each of its exits. `models`: the context's own when empty. A codec
-    other than raw is used where the catalogue says that it is smaller than float32. `thresholds`: each also as a plan whose
+    other than raw is used where the catalogue says that it is smaller than float32; the input in `input_codecs`, or
+    `codecs` when None. `thresholds`: each also as a plan whose
     exits are asked (largest softmax probability); those that the model's exit statistics do not have are left out. Plans below
     `min_accuracy` are left out (where it is known). Raises KeyError for a model that the context does not have.
     """
     found: dict[tuple[Step, ...], Candidate] = {}
+    both = (codecs, codecs if input_codecs is None else input_codecs)
 
     def add(steps: tuple[Step, ...]) -> None:
         made = price(Plan(plan_name(steps, context), steps), context)
@@ -127,13 +130,19 @@ def candidates(context: Context, *, models: Sequence[str] = (), codecs: Sequence
         model = context.models[name]
         rules = [None, *(ExitRule("max_probability", point.threshold) for point in model.exit_curve
                          if any(abs(point.threshold - t) < 1e-9 for t in thresholds))]
-        for steps in _placements(context, model, model.num_stages, codecs, chains):
+        for steps in _placements(context, model, model.num_stages, both, chains):
             for rule in rules:
                 add(tuple(replace(s, exit=rule) for s in steps))
         for after in sorted(model.exits.values())[:-1]:
-            for steps in _placements(context, model, after + 1, codecs, chains):
+            for steps in _placements(context, model, after + 1, both, chains):
                 add((*steps[:-1], replace(steps[-1], exit=ExitRule("always", 0.0))))
     return tuple(found.values())
+
+
+def lossy_plans(found: Sequence[Candidate]) -> tuple[Plan, ...]:
+    """Plans of candidates in which something travels in a codec, without exits: what `Policy.plans` asks for."""
+    whole = (c.plan for c in found if all(step.exit is None for step in c.plan.steps))
+    return tuple(plan for plan in whole if any(step.codec != "raw" for step in plan.steps))
 
 
 def required_accuracy(context: Context, min_accuracy: float) -> float:
@@ -155,9 +164,9 @@ def plan_name(steps: Sequence[Step], context: Context) -> str:
     return ">".join(parts) + at_exit
 
 
-def _placements(context: Context, model: ModelInfo, end: int, codecs: Sequence[str],
+def _placements(context: Context, model: ModelInfo, end: int, codecs: tuple[Sequence[str], Sequence[str]],
                 chains: bool) -> Iterator[tuple[Step, ...]]:
-    """Steps of every way to lay stages 0..end-1 over nodes in their order."""
+    """Steps of every way to lay stages 0..end-1 over nodes in their order. `codecs`: of tensors, and of the input."""
     nodes = (context.device, *context.remote_nodes)
     for count in range(1, min(len(nodes), end) + 1):
         for chosen in combinations(nodes, count):
@@ -171,11 +180,11 @@ def _placements(context: Context, model: ModelInfo, end: int, codecs: Sequence[s
 
 
 def _with_codecs(device: str, model: ModelInfo, nodes: Sequence[str], borders: Sequence[int],
-                 codecs: Sequence[str]) -> Iterator[tuple[Step, ...]]:
+                 codecs: tuple[Sequence[str], Sequence[str]]) -> Iterator[tuple[Step, ...]]:
     choices = []
     for node, cut in zip(nodes, borders[:-1], strict=True):
-        travels = node != device
-        fit = [c for c in codecs if c == "raw" or model.bytes_at(cut, c) < model.bytes_at(cut)] if travels else ["raw"]
+        known = codecs[0] if cut else codecs[1]
+        fit = [c for c in known if c == "raw" or model.bytes_at(cut, c) < model.bytes_at(cut)] if node != device else []
         choices.append(fit or ["raw"])
     for chosen in product(*choices):
         yield tuple(Step(n, model.name, a, b, c) for n, a, b, c in zip(nodes, borders, borders[1:], chosen, strict=False))

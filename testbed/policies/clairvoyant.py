@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from testbed.policies.base import Policy
-from testbed.policies.candidates import Candidate, Queues, candidates, required_accuracy
+from testbed.policies.candidates import Candidate, Queues, candidates, lossy_plans, required_accuracy
 from testbed.policies.knowledge import Context, Observation
 from testbed.policies.plan import Plan
 from testbed.policies.truth import NS_PER_S, Truth
@@ -25,6 +25,7 @@ class Clairvoyant(Policy):
     | option | unit | default | meaning |
     |---|---|---|---|
     | codecs | | [raw] | codecs that plans may use |
+    | input_codecs | | `codecs` | those that the input may travel in |
     | thresholds | 0..1 | [] | thresholds of early exits that plans may use; the model's exit statistics must have them |
     | chains | | true | plans over two remote nodes too |
     | models | | [the scenario's] | models that plans may use |
@@ -38,11 +39,11 @@ class Clairvoyant(Policy):
     max_decision_s = 0.05
     clairvoyant: ClassVar[bool] = True
 
-    def __init__(self, context: Context, codecs: Sequence[str] = ("raw",), thresholds: Sequence[float] = (),
-                 chains: bool = True, models: Sequence[str] = ()) -> None:
+    def __init__(self, context: Context, codecs: Sequence[str] = ("raw",), input_codecs: Sequence[str] | None = None,
+                 thresholds: Sequence[float] = (), chains: bool = True, models: Sequence[str] = ()) -> None:
         super().__init__(context)
         self._models = tuple(models) or (context.model,)
-        self._plans = checked_candidates(context, codecs, thresholds, chains, self._models)
+        self._plans = checked_candidates(context, codecs, input_codecs, thresholds, chains, self._models)
         self._truth: Truth | None = None
         self._queues = Queues()
         self._scores: dict[str, float] = {}
@@ -67,6 +68,10 @@ class Clairvoyant(Policy):
         self._scores = {"predicted_s": (ends[best] - now) / NS_PER_S, "plans": float(len(fit))}
         return fit[best].plan
 
+    def plans(self) -> tuple[Plan, ...]:
+        """Those with codecs; outputs do not depend on the exits that are asked."""
+        return lossy_plans(self._plans)
+
     def models(self) -> tuple[str, ...]:
         """Those of the option."""
         return tuple(dict.fromkeys((self.context.model, *self._models)))
@@ -76,21 +81,23 @@ class Clairvoyant(Policy):
         return self._scores
 
 
-def checked_candidates(context: Context, codecs: Sequence[str], thresholds: Sequence[float], chains: bool,
-                       models: Sequence[str]) -> tuple[Candidate, ...]:
+def checked_candidates(context: Context, codecs: Sequence[str], input_codecs: Sequence[str] | None,
+                       thresholds: Sequence[float], chains: bool, models: Sequence[str]) -> tuple[Candidate, ...]:
     """`candidates`, with the options of a scenario checked. Raises ValueError."""
     for name in models:
         if name not in context.models:
             raise ValueError(f"models: there is no model {name!r} in the catalogue")
-    if isinstance(codecs, str) or not codecs:
-        raise ValueError(f"codecs: must be a list with at least one codec, got {codecs!r}")
+    for key, value in (("codecs", codecs), ("input_codecs", input_codecs)):
+        if isinstance(value, str) or (value is not None and not value):
+            raise ValueError(f"{key}: must be a list with at least one codec, got {value!r}")
     for threshold in thresholds:
         for name in models:
             curve = context.models[name].exit_curve
             if not any(abs(point.threshold - threshold) < 1e-9 for point in curve):
                 known = ", ".join(f"{point.threshold:g}" for point in curve) or "none"
                 raise ValueError(f"thresholds: no statistics of {name}'s exits at {threshold:g}; the catalogue has {known}")
-    found = candidates(context, models=models, codecs=codecs, thresholds=thresholds, chains=chains)
+    found = candidates(context, models=models, codecs=codecs, input_codecs=input_codecs, thresholds=thresholds,
+                       chains=chains)
     if not found:
         raise ValueError("no plan can be made: no node of this scenario has service times for the model")
     return found

@@ -253,11 +253,13 @@ class Oracle(Strict):
     """Plans that the best plan in hindsight is chosen from; see docs/regret.md.
 
     `codecs`, `thresholds` (of early exits) and `models`: what plans may use; absent, the codecs that the scenario's policies
-    name, no early exits, and the scenario's model. `chains`: also plans over two remote nodes. `min_accuracy`: what a plan
-    must reach; absent, the load's, or else the accuracy of the scenario's whole model.
+    name, no early exits, and the scenario's model. `input_codecs`: of the input, where not all `codecs` are meant for it.
+    `chains`: also plans over two remote nodes. `min_accuracy`: what a plan must reach; absent, the load's, or else the
+    accuracy of the scenario's whole model.
     """
 
     codecs: list[str] | None = None
+    input_codecs: list[str] | None = None
     thresholds: list[Annotated[float, Field(ge=0)]] = []
     models: list[str] | None = None
     chains: bool = True
