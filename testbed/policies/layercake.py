@@ -114,7 +114,7 @@ class LayerCake(Policy):
             choice = layercake(variants, budget_s, min_accuracy=least, margin=self._margin, allowance_s=self._allowance_s,
                                faithful=self._faithful)
         chosen = choice.variant
-        self.states.begin(observation.request_id, chosen.node, chosen.model, observation.t_ns)
+        self.states.begin(observation.request_id, chosen.node, chosen.model, observation.t_ns, observation.nodes.get(chosen.node))
         self._scores = self._weighed(choice, budget_s, observation.t_ns)
         name, steps = f"{chosen.model}@{chosen.node}", (self._step(chosen),)
         local = [v for v in variants if v.local]

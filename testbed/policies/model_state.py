@@ -52,13 +52,13 @@ class ModelStates:
                 state.warm.add(prior_s)
             self._states[node, model] = state
 
-    def begin(self, request_id: str, node: str, model: str, t_ns: int) -> None:
-        """A request was given to a variant."""
+    def begin(self, request_id: str, node: str, model: str, t_ns: int, said: NodeState | None = None) -> None:
+        """A request was given to a variant, on a node that `said` this of itself."""
         state = self._states[node, model]
         state.in_flight.add(request_id)
         self._requests[request_id] = (node, model)
         if node == self._device:
-            self._free_ns = max(self._free_ns, t_ns) + round(state.warm.value(state.prior_s) * 1e9)
+            self._free_ns = max(self._free_ns, t_ns) + round(self.latency_s(node, model, said) * 1e9)
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from a finished request; also from one that was not begun here.
@@ -94,10 +94,10 @@ class ModelStates:
         if not any(state.in_flight for (node, _), state in self._states.items() if node == self._device):
             self._free_ns = outcome.t_ns
 
-    def latency_s(self, node: str, model: str, state: NodeState | None = None) -> float:
-        """Expected time on the node; with the time to load the model when `state` says that it is not resident."""
+    def latency_s(self, node: str, model: str, said: NodeState | None = None) -> float:
+        """Expected time on the node; with the time to load the model when the node `said` that it is not resident."""
         known = self._states[node, model]
-        cold = state is not None and state.resident is not None and model not in state.resident
+        cold = said is not None and said.resident is not None and model not in said.resident
         return known.warm.value(known.prior_s) + (known.load_s if cold else 0.0)
 
     def wait_s(self, t_ns: int) -> float:

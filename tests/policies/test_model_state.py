@@ -97,6 +97,8 @@ def test_a_model_that_is_not_resident_costs_its_load_the_last_one_that_was_seen(
     known.observe(outcome("r1", "device1", "large", duration_s=0.6, load_s=3.0))
     assert known.latency_s("device1", "large", gone) == pytest.approx(3.6)
     assert known.latency_s("device1", "large") == pytest.approx(0.6)  # loading is kept apart from computing
+    known.begin("r2", "device1", "large", 0, gone)
+    assert known.wait_s(0) == pytest.approx(3.6)
 
 
 def test_the_latency_of_a_remote_variant_has_the_servers_queue_and_no_network() -> None:
