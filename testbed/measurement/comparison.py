@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 COMPARED = ("latency_mean", "latency_p50", "latency_p95", "latency_p99", "accuracy", "deadline_hit", "correct_in_time",
             "bytes_up", "bytes_down")
+WHERE_KNOWN = ("effective_accuracy", "cost_per_1000")  # compared where both sides have them
 FAILED = Metric("failed_share", "share", "requests that failed or were dropped / all requests", "mean",
                 lambda f: (~f["ok"]).astype("float64"))
 PAIR_MEDIAN = "latency_pair_median"  # median over requests of B's latency minus A's
@@ -96,7 +97,8 @@ def compare(a: Group, b: Group, *, paired: bool = True, names: tuple[str, str] |
         raise InputError("there are no measured requests to compare", key=f"{a.label} / {b.label}",
                          remedy="compare runs that hold results")
     units = tuple(units_of(frame["trial"].to_numpy("int64")) for frame in (pairs.a, pairs.b))
-    chosen = [metric for name in COMPARED for metric in METRICS if metric.name == name]
+    chosen = [metric for name in (*COMPARED, *WHERE_KNOWN) for metric in METRICS if metric.name == name]
+    chosen = [m for m in chosen if m.name in COMPARED or all(m.of(frame).notna().any() for frame in (pairs.a, pairs.b))]
     effects = [_effect(metric, pairs, (units[0], units[1]), seed) for metric in (*chosen, FAILED)]
     if paired:
         effects.insert(1, _pair_median(pairs, units[0]))
@@ -109,14 +111,14 @@ def compare(a: Group, b: Group, *, paired: bool = True, names: tuple[str, str] |
 def tier_parts(pairs: Pairs, tiers: Sequence[str]) -> dict[str, list[str]]:
     """Part of the latency -> its component columns; every component is in exactly one part, so parts add up to it.
 
-    A tier holds its queue and its computing; a way up is a part of its own, and so is everything on the way down.
+    A tier holds its queue, its loading and its computing; a way up is a part of its own, and so is everything on the way down.
     """
     found = list(dict.fromkeys(c for frame in (pairs.a, pairs.b) for c in frame.columns if c.startswith(COMPONENT)))
     names = {column: column.removeprefix(COMPONENT) for column in found}
     parts: dict[str, list[str]] = {tier: [] for tier in tiers}
     for column, name in names.items():
         head, _, tail = name.partition(" ")
-        if tail in ("queue", "compute"):
+        if tail in ("queue", "load", "compute"):
             parts.setdefault(head, []).append(column)
         else:
             parts.setdefault(name if tail == "up" or name == DOWNLINK else OTHER, []).append(column)

@@ -23,9 +23,9 @@ _LABELS = {
     "latency_mean": "mean latency", PAIR_MEDIAN: "median of pairs",
     "latency_p50": "p50", "latency_p95": "p95", "latency_p99": "p99", "accuracy": "accuracy",
     "deadline_hit": "in time", "correct_in_time": "correct in time", "bytes_up": "sent up", "bytes_down": "sent down",
-    "failed_share": "failed",
+    "failed_share": "failed", "effective_accuracy": "effective accuracy", "cost_per_1000": "cost per 1000",
 }
-_HIGHER_IS_BETTER = {"accuracy", "deadline_hit", "correct_in_time"}
+_HIGHER_IS_BETTER = {"accuracy", "effective_accuracy", "deadline_hit", "correct_in_time"}
 SUFFIXES = (".html", ".png", ".svg")
 
 
