@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from testbed.errors import InputError
 from testbed.experiment.content import codecs_named
+from testbed.experiment.oracle_plans import plans_of
 from testbed.experiment.truth import truth_of_manifest
 from testbed.inference.codecs.learned import PREFIX
 from testbed.measurement.atomic import write_text_atomic
@@ -27,12 +28,11 @@ from testbed.measurement.records import ORACLE, write_table
 from testbed.measurement.regret import ORACLE_FILE, PLAN_COLUMNS, PLANS_FILE
 from testbed.measurement.trial import Trial, load_trial
 from testbed.policies import Context, Plan
-from testbed.policies.candidates import Candidate, Queues, alone_s, candidates, price, required_accuracy
+from testbed.policies.candidates import Candidate, Queues, alone_s, price
 from testbed.policies.knowledge import from_json
 from testbed.policies.truth import NS_PER_S, Truth
 from testbed.schema.scenario import Oracle
 
-MOST_PLANS = 2000
 MOST_SIMULATED = 40  # fixed plans that are simulated, those with the lowest latency alone
 
 FloatArray = NDArray[np.float64]
@@ -85,7 +85,7 @@ def hindsight(trial: Trial, settings: Oracle) -> Hindsight:
     frames, tables = [], []
     for device, rows in trial.requests.sort_values("scheduled_ns", kind="stable").groupby("device", sort=True):
         context = log.contexts[str(device)]
-        plans = _plans(context, settings)
+        plans = plans_of(context, settings)
         frame, table = _of_device(rows, plans, context, truth, log.plans)
         frames.append(frame)
         tables.append(table)
@@ -121,21 +121,6 @@ def _resolved(oracle: Oracle, manifests: Sequence[Mapping[str, Any]]) -> Oracle:
         return oracle
     named = set().union(*(codecs_named(policy) for m in manifests for policy in m["config"]["policies"]))
     return oracle.model_copy(update={"codecs": ["raw", *sorted(c for c in named if c != "raw" and not c.startswith(PREFIX))]})
-
-
-def _plans(context: Context, settings: Oracle) -> tuple[Candidate, ...]:
-    for name in settings.models or ():
-        if name not in context.models:
-            raise InputError("there is no such model in the catalogue", key="oracle.models", value=name,
-                             remedy="`testbed models list` shows those there are")
-    asked = required_accuracy(context, settings.min_accuracy or 0.0)
-    found = candidates(context, models=settings.models or (), codecs=settings.codecs or ("raw",),
-                       input_codecs=settings.input_codecs, thresholds=settings.thresholds, chains=settings.chains,
-                       min_accuracy=asked)
-    if not 1 <= len(found) <= MOST_PLANS:
-        raise InputError(f"{len(found)} plans to choose from; between 1 and {MOST_PLANS} are possible", key="oracle",
-                         remedy="ask for less accuracy, or name fewer codecs, thresholds or models, or write chains: false")
-    return found
 
 
 def _of_device(rows: pd.DataFrame, plans: Sequence[Candidate], context: Context, truth: Truth,

@@ -11,6 +11,7 @@ from typing import Any
 
 from testbed.errors import InputError
 from testbed.experiment.content import Content, names_of_policy
+from testbed.experiment.oracle_plans import plans_of
 from testbed.inference.catalogue import ModelInfo as CatalogueEntry
 from testbed.inference.compute import ComputeProfile, load_profile
 from testbed.measurement.limits import Limits
@@ -134,6 +135,11 @@ def check_content(scenario: Scenario, path: Path, own_model: CatalogueEntry | No
                     raise InputError(error.problem, file=path, key=error.key, value=error.value,
                                      remedy=error.remedy) from None
                 raise
+    if scenario.oracle is not None:
+        try:
+            plans_of(context_for(scenario, content, devices_of(scenario)[0], repeat=0), scenario.oracle)
+        except InputError as error:
+            raise InputError(error.problem, file=path, key=error.key, value=error.value, remedy=error.remedy) from None
     return content
 
 

@@ -139,6 +139,17 @@ def candidates(context: Context, *, models: Sequence[str] = (), codecs: Sequence
     return tuple(found.values())
 
 
+def unknown_threshold(context: Context, models: Sequence[str], thresholds: Sequence[float]) -> tuple[float, str] | None:
+    """A threshold that the exit statistics of a model do not have, and in words what they have; None when all are there."""
+    for threshold in thresholds:
+        for name in models:
+            curve = context.models[name].exit_curve
+            if not any(abs(point.threshold - threshold) < 1e-9 for point in curve):
+                known = ", ".join(f"{point.threshold:g}" for point in curve) or "none"
+                return threshold, f"no statistics of {name}'s exits at {threshold:g}; the catalogue has {known}"
+    return None
+
+
 def lossy_plans(found: Sequence[Candidate]) -> tuple[Plan, ...]:
     """Plans of candidates in which something travels in a codec, without exits: what `Policy.plans` asks for."""
     whole = (c.plan for c in found if all(step.exit is None for step in c.plan.steps))

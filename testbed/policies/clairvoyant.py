@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from testbed.inference.codecs import is_codec_name
 from testbed.policies.base import Policy
-from testbed.policies.candidates import Candidate, Queues, candidates, lossy_plans, required_accuracy
+from testbed.policies.candidates import Candidate, Queues, candidates, lossy_plans, required_accuracy, unknown_threshold
 from testbed.policies.knowledge import Context, Observation
 from testbed.policies.plan import Plan
 from testbed.policies.truth import NS_PER_S, Truth
@@ -90,12 +91,11 @@ def checked_candidates(context: Context, codecs: Sequence[str], input_codecs: Se
     for key, value in (("codecs", codecs), ("input_codecs", input_codecs)):
         if isinstance(value, str) or (value is not None and not value):
             raise ValueError(f"{key}: must be a list with at least one codec, got {value!r}")
-    for threshold in thresholds:
-        for name in models:
-            curve = context.models[name].exit_curve
-            if not any(abs(point.threshold - threshold) < 1e-9 for point in curve):
-                known = ", ".join(f"{point.threshold:g}" for point in curve) or "none"
-                raise ValueError(f"thresholds: no statistics of {name}'s exits at {threshold:g}; the catalogue has {known}")
+        for codec in value or ():
+            if not is_codec_name(codec):
+                raise ValueError(f"{key}: there is no codec {codec!r}")
+    if (unknown := unknown_threshold(context, models, thresholds)) is not None:
+        raise ValueError(f"thresholds: {unknown[1]}")
     found = candidates(context, models=models, codecs=codecs, input_codecs=input_codecs, thresholds=thresholds,
                        chains=chains)
     if not found:

@@ -13,6 +13,7 @@ import pytest
 from testbed.errors import InputError
 from testbed.experiment.content import Content
 from testbed.experiment.oracle import hindsight, write_oracles
+from testbed.experiment.oracle_plans import plans_of
 from testbed.experiment.trials import context_for, plan_experiment
 from testbed.experiment.truth import truth_of, truth_of_manifest
 from testbed.measurement.records import HOPS, REQUESTS, empty_table, write_table
@@ -220,10 +221,14 @@ def test_real_compute_has_no_oracle_and_the_reason_is_told(tmp_path: Path) -> No
     assert "edge1" in reason and not (folder / "oracle.csv").exists()
 
 
-@pytest.mark.parametrize(("settings", "says"), [({"models": ["vgg"]}, "oracle.models"), ({"min_accuracy": 0.99}, "0 plans")])
-def test_an_oracle_that_no_plan_meets_is_refused(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
+@pytest.mark.parametrize(("settings", "says"), [
+    ({"models": ["vgg"]}, "oracle.models"), ({"min_accuracy": 0.99}, "0 plans"), ({"codecs": ["mp3"]}, "oracle.codecs"),
+    ({"input_codecs": ["mp3"]}, "oracle.input_codecs"), ({"thresholds": [0.123]}, "oracle.thresholds")])
+def test_an_oracle_that_no_plan_meets_is_refused(settings: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        write_oracles([run_of_three(tmp_path)[2]], Oracle.model_validate(settings))
+        plans_of(told(), Oracle.model_validate(settings))
+    with pytest.raises(InputError, match=says):  # before anything runs
+        scenario(oracle=settings)
 
 
 # ---- a real run ------------------------------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ def test_both_conform(policy: type[Policy]) -> None:
 
 
 @pytest.mark.parametrize(("options", "says"), [({"models": ["nett"]}, "nett"), ({"thresholds": [0.7]}, "0.5, 0.9"),
-                                               ({"codecs": "raw"}, "list")])
+                                               ({"codecs": "raw"}, "list"), ({"input_codecs": ["mp3"]}, "mp3")])
 def test_options_that_cannot_be_are_refused(options: dict[str, object], says: str) -> None:
     for policy in (Clairvoyant, RandomPlan):
         with pytest.raises(ValueError, match=says):
