@@ -57,6 +57,10 @@ class Placement(ABC):
     def update(self, slot: Slot) -> BoolArray:
         """The placement (V, M) of the slot after `slot`."""
 
+    def fractions(self) -> FloatArray | None:
+        """What the placement is rounded from, (V, M) in [0, 1]; None where there is no such thing. For the record only."""
+        return None
+
     def messages(self, slot: Slot) -> int:
         """Control messages over links, hop by hop, that the update after `slot` took; the default is none."""
         return 0

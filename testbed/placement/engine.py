@@ -19,6 +19,7 @@ class Trace:
     | field | unit | meaning |
     |---|---|---|
     | gain_ms | ms per request | gain over the permanent models alone, over the slot's requests (a term of NTAG) |
+    | fraction_gain_ms | ms per request | the same of the fractions before rounding; NaN where the policy has none |
     | latency_ms | ms | mean round trip and inference over the slot's requests |
     | inaccuracy | points | mean 100 - accuracy over the slot's requests |
     | updates | models | placed now and not in the slot before (none in slot 0) |
@@ -29,6 +30,7 @@ class Trace:
     """
 
     gain_ms: FloatArray
+    fraction_gain_ms: FloatArray
     latency_ms: FloatArray
     inaccuracy: FloatArray
     updates: IntArray
@@ -51,7 +53,7 @@ def run(problem: Problem, policy: Placement, demand: FloatArray,
     tier_of = problem.tier[options.flat // len(problem.models)]
     nothing = np.zeros(problem.pinned.shape, dtype=bool)
     scarce = problem.free_bytes < np.where(problem.choosable, problem.size_bytes, 0.0).sum(axis=1)
-    gain, latency, inaccuracy, update_bytes, used = (np.zeros(slots) for _ in range(5))
+    gain, fractional, latency, inaccuracy, update_bytes, used = (np.zeros(slots) for _ in range(6))
     updates, messages = np.zeros(slots, dtype=np.int64), np.zeros(slots, dtype=np.int64)
     share = np.zeros((slots, len(problem.tiers)))
     placed, before = policy.first(), nothing
@@ -64,6 +66,9 @@ def run(problem: Problem, policy: Placement, demand: FloatArray,
         base = served(problem, demand[t], potential, nothing)
         total = max(float(demand[t].sum()), 1.0)
         gain[t] = ((base - n) * options.cost_ms).sum() / total
+        y = policy.fractions()
+        fractional[t] = np.nan if y is None else \
+            ((base - served(problem, demand[t], potential, y)) * options.cost_ms).sum() / total
         latency[t] = (n * options.latency_ms).sum() / total
         inaccuracy[t] = (n * options.inaccuracy).sum() / total
         share[t] = np.bincount(tier_of.ravel(), weights=n.ravel(), minlength=len(problem.tiers)) / total
@@ -77,4 +82,4 @@ def run(problem: Problem, policy: Placement, demand: FloatArray,
         before = placed
         placed = policy.update(slot)
         messages[t] = policy.messages(slot)
-    return Trace(gain, latency, inaccuracy, updates, update_bytes, messages, used, share, before)
+    return Trace(gain, fractional, latency, inaccuracy, updates, update_bytes, messages, used, share, before)

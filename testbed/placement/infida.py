@@ -113,6 +113,9 @@ class Infida(Placement):
             return self.refresh
         return 1 + (self.refresh - 1) * index // self.stretch_slots
 
+    def fractions(self) -> FloatArray:
+        return self.ascent.y
+
     def messages(self, slot: Slot) -> int:
         return message_count(self.problem, slot.demand)
 

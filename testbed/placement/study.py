@@ -20,7 +20,6 @@ from testbed.placement.topologies import TOPOLOGIES, Tier, tree
 from testbed.schema.placement_study import PlacementStudy
 
 Runs = dict[tuple[float, str], list[Trace]]  # (alpha, policy) -> one trace per repeat
-_FIELDS = ("gain_ms", "latency_ms", "inaccuracy", "updates", "update_bytes")
 
 
 @dataclass(frozen=True)
@@ -59,10 +58,10 @@ def run_placement(spec: PlacementStudy, progress: Callable[[float, str], None]) 
         policy = make_placement(p.policy, p.options, priced[alpha], seed, demands[k], f"policies.{p.name}")
         runs[alpha, p.name].append(run(priced[alpha], policy, demands[k].requests))
     tables = {"summary": _summary(spec, runs), "differences": _differences(spec, runs), "tiers": _tiers(spec, problem, runs),
-              "overhead": _overhead(runs), "slots": _slots(spec, runs)}
+              "details": _details(spec, runs), "slots": _slots(spec, runs)}
     if spec.shift is not None:
         tables["recovery"] = _recovery(spec, runs)
-    order = ("summary", "differences", "recovery", "tiers", "overhead", "slots")
+    order = ("summary", "differences", "recovery", "tiers", "details", "slots")
     tables = {name: tables[name] for name in order if name in tables}
     return StudyOutcome(tables, figures(spec, tables), findings(spec, runs), _captions(spec))
 
@@ -97,9 +96,11 @@ def _summary(spec: PlacementStudy, runs: Runs) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _overhead(runs: Runs) -> pd.DataFrame:
+def _details(spec: PlacementStudy, runs: Runs) -> pd.DataFrame:
+    late = slice(-(spec.slots // 4), None)
     return pd.DataFrame([{
         "alpha_ms": alpha, "policy": name,
+        "late_fraction_gain_ms": float(np.mean([t.fraction_gain_ms[late].mean() for t in traces])),
         "fetches_per_slot": float(np.mean([t.updates[1:].mean() for t in traces])),
         "fetched_mb_per_slot": float(np.mean([t.update_bytes[1:].mean() / 1e6 for t in traces])),
         "messages_per_slot": float(np.mean([t.messages.mean() for t in traces])),
@@ -172,15 +173,16 @@ def _captions(spec: PlacementStudy) -> dict[str, str]:
         "summary": "ntag_ms: gain over the permanent models alone, per request, averaged over slots; plus_minus_ms: half the 95% "
                    f"interval over {spec.repeats} repeats (Student's t). late_ntag_ms: the same over the last quarter of the "
                    "slots. fetches: models placed that were not there in the slot before; slot 0 not counted.",
-        "overhead": "messages: control messages, counted once per link they cross. memory_share: of the memory that the nodes "
-                    "have beside permanent models, without those nodes where everything fits.",
+        "details": "late_fraction_gain_ms: gain per request over the last quarter, were the fractions placed as they are: what "
+                   "rounding starts from. messages: control messages, counted once per link they cross. memory_share: of the "
+                   "memory that the nodes have beside permanent models, without those nodes where everything fits.",
         "differences": "Paired by repeat: both saw the same demand. 95% intervals.",
         "recovery": "gain_before_ms: mean of the five slots before a shift; slots_to_95_percent: 0 = in the first slot after it; "
                     "not_back: shifts after which the gain was not back before the next one.",
         "tiers": "Share of the requests that each tier served.",
         "slots": "Means over repeats.",
-        "gain": "Gain per request and slot, mean over repeats; shaded: 95% interval.",
-        "updates": "Models fetched per slot against the gain: up and left is better.",
-        "tiers_figure": "Where requests were served.",
+        "gain": "Gain per request and slot, mean over repeats; shaded: 95% interval. The axis leaves out slot 0.",
+        "fetches": "Models fetched per slot against the gain: up and left is better.",
+        "served_where": "Where requests were served.",
         "frontier": "Mean latency against mean inaccuracy; each point is a value of alpha. Down and left is better.",
     }

@@ -11,19 +11,18 @@ from testbed.measurement.study import Draw
 from testbed.schema.placement_study import PlacementStudy
 
 _DASHES = ("-", "--", ":")
-_MARKS = "osD^vPX*"
+_MARKS = "osD^vPX*h<>"
 
 
 def figures(spec: PlacementStudy, tables: Mapping[str, pd.DataFrame]) -> dict[str, Draw]:
     """Name -> function that draws on an empty figure."""
     alpha = spec.alphas_ms[0]
-    drawn: dict[str, Draw] = {"gain": lambda figure: _gain(figure, spec, tables["slots"], alpha),
-                              "tiers_figure": lambda figure: _tiers(figure, spec, tables["tiers"])}
     if len(spec.alphas_ms) > 1:
-        drawn["frontier"] = lambda figure: _frontier(figure, spec, tables["summary"])
-    else:
-        drawn["updates"] = lambda figure: _updates(figure, tables["summary"])
-    return drawn
+        return {"frontier": lambda figure: _frontier(figure, spec, tables["summary"]),
+                "served_where": lambda figure: _tiers(figure, spec, tables["tiers"])}
+    return {"gain": lambda figure: _gain(figure, spec, tables["slots"], alpha),
+            "fetches": lambda figure: _fetches(figure, tables["summary"]),
+            "served_where": lambda figure: _tiers(figure, spec, tables["tiers"])}
 
 
 def _look(index: int) -> dict[str, Any]:
@@ -41,6 +40,9 @@ def _gain(figure: Any, spec: PlacementStudy, slots: pd.DataFrame, alpha: float) 
     if spec.shift is not None:
         for at in range(spec.shift.every, spec.slots, spec.shift.every):
             axes.axvline(at, color="#b8c0c8", linewidth=0.8)
+    seen = slots[(slots["alpha_ms"] == alpha) & (slots["slot"] > 0)]["gain_ms"]  # caches are empty in slot 0
+    low, high = float(seen.min()), float(seen.max())
+    axes.set_ylim(low - 0.05 * (high - low) - 0.5, high + 0.05 * (high - low) + 0.5)
     axes.set_xlabel(f"slot of {spec.slot:g} s")
     axes.set_ylabel(f"gain per request (ms), alpha {alpha:g}")
     figure.legend(loc="outside right upper", fontsize=8)
@@ -73,7 +75,7 @@ def _label(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _updates(figure: Any, summary: pd.DataFrame) -> None:
+def _fetches(figure: Any, summary: pd.DataFrame) -> None:
     axes = figure.subplots()
     points = zip(summary["policy"], summary["fetches_per_slot"], summary["ntag_ms"], strict=True)
     for i, (policy, fetched, ntag_ms) in enumerate(points):
