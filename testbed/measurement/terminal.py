@@ -113,6 +113,9 @@ def footer(groups: Sequence[Group], report: str | Path | None = None) -> Text:
     fell_back = [f"{group.label} {fmt.share(group.value('fallback'))}" for group in groups if group.value("fallback")]
     if fell_back:
         text.append(f"\nanswered by the device because a remote step failed: {', '.join(fell_back)}")
+    regret = [f"{group.label} {fmt.seconds(value)}" for group in groups if (value := group.value("regret_mean")) is not None]
+    if regret:
+        text.append(f"\nmean regret against the best plan of each request: {', '.join(regret)}")
     text.append(f"\nnodes: {_runtimes(loaded)}   links: {_backends(loaded)}")
     for words in reroute_words(loaded):
         text.append(f"\n{words}")
