@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, get_args
 
 from testbed.policies.bandwidth import paths_from
 from testbed.policies.base import Policy
+from testbed.policies.chain import checked_codecs
 from testbed.policies.knowledge import Context, Observation, Outcome, Probe, ProbeSpec
 from testbed.policies.model_state import ModelStates
 from testbed.policies.plan import Plan, Step
@@ -80,6 +81,7 @@ class LayerCake(Policy):
             raise ValueError("margin must be above 0 and at most 1, backup_factor above 0")
         if min(lookup_s, resize_s) < 0:
             raise ValueError("lookup_s and resize_s must be at least 0")
+        checked_codecs(input_codec)
         places = places_of(context, device_models, remote)
         self._local = [] if only == "remote" else [key for key in places if key[0] == context.device]
         self._remote = [] if only == "device" else [key for key in places if key[0] != context.device]
@@ -102,6 +104,10 @@ class LayerCake(Policy):
     def models(self) -> tuple[str, ...]:
         """All models of its variants."""
         return tuple(dict.fromkeys(model for _, model in [*self._local, *self._remote]))
+
+    def plans(self) -> tuple[Plan, ...]:
+        """Each remote variant with the input's codec."""
+        return coded_plans(self.context, self._remote, self._codec)
 
     def decide(self, observation: Observation) -> Plan:
         """The variant for this request, as a plan of one step."""
@@ -206,6 +212,12 @@ def places_of(context: Context, device_models: Sequence[str] | None,
     if len(set(places)) != len(places):
         raise ValueError("a model is named twice for the same node")
     return places
+
+
+def coded_plans(context: Context, places: Sequence[tuple[str, str]], codec: str) -> tuple[Plan, ...]:
+    """A plan of one step for each remote variant whose input travels in a codec; none for raw inputs."""
+    return () if codec == "raw" else tuple(
+        Plan(f"{model}@{node}", (Step(node, model, 0, context.models[model].num_stages, codec),)) for node, model in places)
 
 
 def accuracy_of(context: Context, model: str) -> float:

@@ -10,9 +10,10 @@ from typing import ClassVar, Literal, get_args
 
 from testbed.policies.bandwidth import MESSAGE_BYTES
 from testbed.policies.base import Policy
+from testbed.policies.chain import checked_codecs
 from testbed.policies.knowledge import Context, Observation, Outcome
 from testbed.policies.latency import ProfileTable
-from testbed.policies.layercake import accuracy_of, places_of
+from testbed.policies.layercake import accuracy_of, coded_plans, places_of
 from testbed.policies.model_state import Moments
 from testbed.policies.plan import Plan, Step
 from testbed.policies.selection import Variant, fast_enough, most_accurate
@@ -60,6 +61,7 @@ class MDInference(Policy):
             raise ValueError(f"rule: {rule!r} is not one of {', '.join(get_args(Rule))}")
         if min(gamma, guard_s, initial_rtt_s) < 0 or not initial_bps > 0:
             raise ValueError("gamma, guard_s and initial_rtt_s must be at least 0, initial_bps above 0")
+        checked_codecs(input_codec)
         places = places_of(context, [device_model or context.model] if duplicate else [], remote)
         self._local = next((key for key in places if key[0] == context.device), None)
         self._remote = [key for key in places if key[0] != context.device]
@@ -77,6 +79,10 @@ class MDInference(Policy):
     def models(self) -> tuple[str, ...]:
         """All models of its variants."""
         return tuple(dict.fromkeys(model for _, model in self._times))
+
+    def plans(self) -> tuple[Plan, ...]:
+        """Each remote variant with the input's codec."""
+        return coded_plans(self.context, self._remote, self._codec)
 
     def decide(self, observation: Observation) -> Plan:
         """The cloud model for this request, and its duplicate."""

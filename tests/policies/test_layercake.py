@@ -219,6 +219,16 @@ def test_decisions_are_reproduced_from_their_json_log() -> None:
             one.observe_probe(from_json(Probe, to_json(sample)) if copied else sample)
 
 
+def test_an_input_codec_is_what_travels_and_what_nodes_prepare_for() -> None:
+    wire = {name: replace(info, wire_bytes={"uint8": (2_500, 0, 0)}) for name, info in MODELS.items()}
+    chooser = LayerCake(replace(CONTEXT, models=wire), ["tiny"], {"cloud": ["big"]}, resize_s=0.0, input_codec="uint8")
+    probe(chooser, 0.05, 8e6)
+    assert ask(chooser, seen(1.0)).steps == (Step("cloud1", "big", 0, 2, "uint8"),)
+    assert chooser.scores()["network_s"] == pytest.approx(0.05 + 8 * (2_500 + MESSAGE_BYTES) / 8e6)
+    assert [plan.steps for plan in chooser.plans()] == [(Step("cloud1", "big", 0, 2, "uint8"),)]
+    assert ask(chooser, seen(0.03)).steps == (Step("device1", "tiny", 0, 2),) and not policy().plans()
+
+
 def test_several_remote_tiers_are_all_considered() -> None:
     chooser = LayerCake(CONTEXT, ["tiny"], {"edge": ["mid"], "cloud": ["big"]}, resize_s=0.0)
     chooser.observe_probe(Probe("edge1", 0, 0.005, 100_000, 0.06))
@@ -229,7 +239,7 @@ def test_several_remote_tiers_are_all_considered() -> None:
 
 
 @pytest.mark.parametrize(("options", "says"), [
-    ({"device_models": ["nothing"]}, "no model 'nothing'"), ({"remote": {"fog": ["tiny"]}}, "not a remote tier"),
+    ({"input_codec": "zip"}, "codec"), ({"device_models": ["nothing"]}, "no model 'nothing'"), ({"remote": {"fog": ["tiny"]}}, "not a remote tier"),
     ({"remote": {"device": ["tiny"]}}, "not a remote tier"), ({"only": "cloud"}, "only"), ({"rule": "best"}, "rule"),
     ({"backup": "always"}, "backup"), ({"margin": 0}, "margin"), ({"device_models": ["tiny", "tiny"]}, "twice"),
     ({"device_models": "tiny"}, "lists"), ({"device_models": [], "remote": {}}, "no model"), ({"initial_bps": 0}, "initial_bps"),
