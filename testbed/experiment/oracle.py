@@ -163,14 +163,14 @@ def _queued_s(plan: Candidate, truth: Truth, since: FloatArray) -> FloatArray:
 def _chosen_s(rows: pd.DataFrame, context: Context, truth: Truth, since: FloatArray, chosen: Mapping[str, Plan]) -> FloatArray:
     """Latency in the model, alone, of the plan that each request took, up to the exit at which it left.
 
-    NaN for requests that the plan itself did not answer, and for plans that cannot be priced.
+    NaN for requests that a fallback or backup answered, and for plans that cannot be priced.
     """
     priced: dict[Plan, Candidate | None] = {}
     out = np.full(len(rows), np.nan)
-    own = rows["status"].eq("ok").fillna(False).to_numpy(dtype=bool) & rows["error_type"].isna().to_numpy(dtype=bool)
+    own = rows["status"].eq("ok").fillna(False) & rows["error_type"].isna() & rows["backup"].ne("won").fillna(True)
     for i, (request_id, exit_id) in enumerate(zip(rows["request_id"], rows["exit_id"], strict=True)):
         plan = chosen.get(str(request_id))
-        if plan is None or not own[i]:
+        if plan is None or not own.iloc[i]:
             continue
         if plan not in priced:
             try:

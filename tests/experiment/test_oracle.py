@@ -148,6 +148,16 @@ def test_the_oracle_takes_the_fastest_plan_that_works_at_that_instant(tmp_path: 
     assert found["oracle_hit"].tolist() == [edge <= 0.2, edge <= 0.2, True, device <= 0.2]
 
 
+def test_what_a_backup_or_fallback_answered_says_nothing_of_the_chosen_plan(tmp_path: Path) -> None:
+    folder = write_trial(tmp_path / "c" / "0", scenario(events=[]), MINE, [ON_EDGE] * 4, [1.0, 2.0, 3.0, 4.0], [0.2] * 4)
+    rows = pd.read_csv(folder / "requests.csv")
+    rows["backup"], rows["error_type"] = ["won", "lost", None, None], [None, None, "fallback:refused", None]
+    rows.loc[3, "status"] = "failed"
+    rows.to_csv(folder / "requests.csv", index=False)
+    chosen = hindsight(load_trial(folder), Oracle(codecs=["raw"], chains=False)).requests["chosen_latency_s"]
+    assert chosen.notna().tolist() == [False, True, False, False]
+
+
 def test_fixed_plans_wait_for_their_own_requests_one_at_a_time(tmp_path: Path) -> None:
     """Lindley's recursion for the device: a request waits for what is left of those before it."""
     made = scenario(events=[])
