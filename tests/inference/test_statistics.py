@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,10 +124,3 @@ def test_broken_statistics_are_refused(tmp_path: Path, old: str, new: str, messa
     (tmp_path / "catalogue.yaml").write_text(text.replace(old, new, 1))
     with pytest.raises(InputError, match=message):
         load_catalogue(tmp_path / "catalogue.yaml")
-
-
-def test_leaving_counts_do_not_depend_on_the_batch() -> None:
-    model, data = load_model(CATALOGUE, "digits_branchy").model, load_dataset("digits", "calibration")
-    few = replace(data, frames=data.frames[:30], y=data.y[:30])
-    whole, single = (exit_curve(exit_logits(model, few, batch), few.y) for batch in (30, 7))
-    assert whole == single
