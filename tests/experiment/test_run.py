@@ -15,7 +15,7 @@ from tests.running import run_short, trial_folders
 pytestmark = [pytest.mark.net, pytest.mark.container]
 
 # columns of `requests` that are instants or durations, or follow from them
-TIMES = ["scheduled_ns", "issued_ns", "completed_ns", "deadline_met", "decision_duration_s"]
+TIMES = ["scheduled_ns", "issued_ns", "dispatched_ns", "completed_ns", "deadline_met", "decision_duration_s"]
 PLANS = ["device-only", "edge-only", "cloud-only", "split", "early-exit"]
 
 
