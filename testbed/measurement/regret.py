@@ -39,9 +39,11 @@ class Against:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse`, or `no difference shown`; empty where they cannot be compared."""
+        """`better`, `worse`, `no difference shown`, or `no interval` (too few samples); empty where there is no difference."""
         if self.effect is None or self.effect.difference is None:
             return ""
+        if self.effect.low is None:
+            return "no interval"
         sign = self.effect.sign * (1 if self.measure == "deadline_hit" else -1)
         return {1: "better", -1: "worse", 0: "no difference shown"}[sign]
 
