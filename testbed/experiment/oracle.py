@@ -31,7 +31,7 @@ from testbed.policies import Context, Plan
 from testbed.policies.candidates import Candidate, Queues, alone_s, price
 from testbed.policies.knowledge import from_json
 from testbed.policies.truth import NS_PER_S, Truth
-from testbed.schema.scenario import Oracle
+from testbed.schema.scenario import Oracle, Scenario
 
 MOST_SIMULATED = 40  # fixed plans that are simulated, those with the lowest latency alone
 
@@ -82,11 +82,12 @@ def hindsight(trial: Trial, settings: Oracle) -> Hindsight:
     """The oracle of one trial. Raises InputError."""
     truth = truth_of_manifest(trial.manifest)
     log = _Log.read(trial.path / "decisions.jsonl")
+    timeout_s = Scenario.model_validate(trial.manifest["config"]).load.timeout
     frames, tables = [], []
     for device, rows in trial.requests.sort_values("scheduled_ns", kind="stable").groupby("device", sort=True):
         context = log.contexts[str(device)]
         plans = plans_of(context, settings)
-        frame, table = _of_device(rows, plans, context, truth, log.plans)
+        frame, table = _of_device(rows, plans, context, truth, log.plans, timeout_s)
         frames.append(frame)
         tables.append(table)
     requests = pd.concat(frames, ignore_index=True).assign(run_id=trial.run_id)
@@ -124,7 +125,7 @@ def _resolved(oracle: Oracle, manifests: Sequence[Mapping[str, Any]]) -> Oracle:
 
 
 def _of_device(rows: pd.DataFrame, plans: Sequence[Candidate], context: Context, truth: Truth,
-               chosen: Mapping[str, Plan]) -> tuple[pd.DataFrame, pd.DataFrame]:
+               chosen: Mapping[str, Plan], timeout_s: float) -> tuple[pd.DataFrame, pd.DataFrame]:
     since = (rows["scheduled_ns"] - truth.start_ns).to_numpy("float64")
     measured = rows["phase"].fillna("measure").eq("measure").to_numpy(dtype=bool)
     deadline = rows["deadline_s"].to_numpy("float64")
@@ -139,7 +140,8 @@ def _of_device(rows: pd.DataFrame, plans: Sequence[Candidate], context: Context,
         "request_id": rows["request_id"].to_numpy(),
         "oracle_plan": [plans[i].name if ok else None for i, ok in zip(first, works, strict=True)],
         "oracle_latency_s": _finite(best), "oracle_hit": best <= deadline,
-        "chosen_latency_s": _chosen_s(rows, context, truth, since, chosen), "static_latency_s": _finite(queued[static]),
+        "chosen_latency_s": _chosen_s(rows, context, truth, since, chosen, timeout_s),
+        "static_latency_s": _finite(queued[static]),
     })
     table = pd.DataFrame([{
         "plan": plans[i].name, "accuracy": plans[i].accuracy, "requests": int(measured.sum()),
@@ -160,27 +162,54 @@ def _queued_s(plan: Candidate, truth: Truth, since: FloatArray) -> FloatArray:
     return np.array([(queues.finish_ns(plan, truth, t, commit=True) - t) / NS_PER_S for t in since.tolist()])
 
 
-def _chosen_s(rows: pd.DataFrame, context: Context, truth: Truth, since: FloatArray, chosen: Mapping[str, Plan]) -> FloatArray:
-    """Latency in the model, alone, of the plan that each request took, up to the exit at which it left.
-
-    NaN for requests that a fallback or backup answered, and for plans that cannot be priced.
-    """
-    priced: dict[Plan, Candidate | None] = {}
+def _chosen_s(rows: pd.DataFrame, context: Context, truth: Truth, since: FloatArray, chosen: Mapping[str, Plan],
+              timeout_s: float) -> FloatArray:
+    """Latency in the model, alone, of what each request's plan came to; NaN for failed requests and plans without a price."""
+    priced: dict[Plan, _Chosen | None] = {}
     out = np.full(len(rows), np.nan)
-    own = rows["status"].eq("ok").fillna(False) & rows["error_type"].isna() & rows["backup"].ne("won").fillna(True)
+    answered = rows["status"].eq("ok").fillna(False).to_numpy(dtype=bool)
+    by_plan = (rows["error_type"].isna() & rows["backup"].ne("won").fillna(True)).to_numpy(dtype=bool)
     for i, (request_id, exit_id) in enumerate(zip(rows["request_id"], rows["exit_id"], strict=True)):
         plan = chosen.get(str(request_id))
-        if plan is None or not own.iloc[i]:
+        if plan is None or not answered[i]:
             continue
         if plan not in priced:
-            try:
-                priced[plan] = price(plan, context)
-            except ValueError:
-                priced[plan] = None
-        candidate = priced[plan]
-        if candidate is not None:
-            out[i] = float(alone_s(candidate, truth, since[i], None if pd.isna(exit_id) else str(exit_id)))
+            priced[plan] = _Chosen.of(plan, context)
+        found = priced[plan]
+        if found is not None:
+            out[i] = found.latency_s(truth, float(since[i]), timeout_s, str(exit_id) if by_plan[i] else None)
     return _finite(out)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A plan with its fallback and backup, priced."""
+
+    plan: Candidate
+    fallback: Candidate | None
+    backup: Candidate | None
+
+    @classmethod
+    def of(cls, plan: Plan, context: Context) -> _Chosen | None:
+        try:
+            spare = [price(Plan(plan.name, steps), context) if steps else None for steps in (plan.fallback, plan.backup)]
+            return cls(price(plan, context), *spare)
+        except ValueError:
+            return None
+
+    def latency_s(self, truth: Truth, since_ns: float, timeout_s: float, exit_id: str | None) -> float:
+        """Of the plan, up to the exit at which it left, when that is known. A plan that takes longer than the time-out gives way
+        to its fallback then, one whose node is down after a round trip; a backup answers when it is earlier."""
+        taken = float(alone_s(self.plan, truth, since_ns, exit_id))
+        if self.fallback is not None and taken > timeout_s:
+            first = next(piece for piece in self.plan.branches[0].pieces if piece.dst is not None)
+            way = truth.way(first.src, first.dst or "")
+            refused = not truth.works_at(first.dst or "", since_ns, since_ns)
+            waited_s = 2 * sum(truth.sides[pair].delay_s for pair in way) if refused else timeout_s
+            taken = min(waited_s, timeout_s) + float(alone_s(self.fallback, truth, since_ns))
+        if self.backup is not None and self.plan.plan.backup_after_s is not None:
+            taken = min(taken, self.plan.plan.backup_after_s + float(alone_s(self.backup, truth, since_ns)))
+        return taken
 
 
 def _finite(values: FloatArray) -> FloatArray:

@@ -160,7 +160,7 @@ ORACLE = _table(
     ("oracle_plan", "", "str", "plan that would have answered first, had the request been alone; empty where none would have"),
     ("oracle_latency_s", "s", "float", "its latency by profiles and replayed capacity, from the scheduled instant"),
     ("oracle_hit", "", "bool", "that latency is within the deadline"),
-    ("chosen_latency_s", "s", "float", "the same of the plan that the policy chose; empty where the model has no answer to it"),
+    ("chosen_latency_s", "s", "float", "the same of the chosen plan, with its fallback and backup; empty for failed requests"),
     ("static_latency_s", "s", "float", "the same of the trial's best fixed plan, behind the device's other requests"),
 )
 

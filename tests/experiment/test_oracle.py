@@ -148,14 +148,23 @@ def test_the_oracle_takes_the_fastest_plan_that_works_at_that_instant(tmp_path: 
     assert found["oracle_hit"].tolist() == [edge <= 0.2, edge <= 0.2, True, device <= 0.2]
 
 
-def test_what_a_backup_or_fallback_answered_says_nothing_of_the_chosen_plan(tmp_path: Path) -> None:
-    folder = write_trial(tmp_path / "c" / "0", scenario(events=[]), MINE, [ON_EDGE] * 4, [1.0, 2.0, 3.0, 4.0], [0.2] * 4)
-    rows = pd.read_csv(folder / "requests.csv")
-    rows["backup"], rows["error_type"] = ["won", "lost", None, None], [None, None, "fallback:refused", None]
-    rows.loc[3, "status"] = "failed"
+def test_the_chosen_plan_counts_with_its_fallback_and_its_backup(tmp_path: Path) -> None:
+    """The edge is down until 2 s, and the uplink from 4 s on; time-out 2 s, a backup after 50 ms."""
+    here = (Step("device1", MODEL, 0, 6),)
+    falls, waits = Plan("f", ON_EDGE.steps, fallback=here), Plan("b", ON_EDGE.steps, backup=here, backup_after_s=0.05)
+    made = scenario(events=[{"at": "0s", "kind": "node_crash", "node": "edge1", "duration": "2s"},
+                            {"at": "4s", "kind": "link_down", "link": "device1-edge1", "direction": "up"}])
+    plans = [falls, falls, falls, waits, waits, ON_EDGE, ON_EDGE]
+    folder = write_trial(tmp_path / "c" / "0", made, MINE, plans, [1.0, 3.0, 5.0, 3.1, 5.1, 3.2, 3.3], [0.2] * 7)
+    rows = pd.read_csv(folder / "requests.csv").sort_values("scheduled_ns")
+    rows["error_type"] = rows["request_id"].map({"r0": "fallback:refused", "r2": "fallback:timeout"})
+    rows["backup"] = rows["request_id"].map({"r3": "lost", "r4": "won"})
+    rows.loc[rows["request_id"] == "r6", "status"] = "failed"
     rows.to_csv(folder / "requests.csv", index=False)
-    chosen = hindsight(load_trial(folder), Oracle(codecs=["raw"], chains=False)).requests["chosen_latency_s"]
-    assert chosen.notna().tolist() == [False, True, False, False]
+    chosen = hindsight(load_trial(folder), Oracle(codecs=["raw"], chains=False)).requests.set_index("request_id")
+    expected = {"r0": 0.020 + device_s(), "r1": edge_s(1e6), "r2": 2.0 + device_s(), "r3": edge_s(1e6), "r4": 0.05 + device_s(),
+                "r5": edge_s(1e6)}
+    assert chosen["chosen_latency_s"].dropna().to_dict() == pytest.approx(expected, abs=2e-4)
 
 
 def test_fixed_plans_wait_for_their_own_requests_one_at_a_time(tmp_path: Path) -> None:
