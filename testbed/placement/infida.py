@@ -31,19 +31,22 @@ class MirrorAscent:
     schedule: `constant`, or `sqrt` for eta / sqrt(t).
     normalise: the exponent is eta * g / s, times the node's mean model size, over the slot's requests that pass the node
         (`node`, what it knows itself) or over all of the slot (`network`); `none`: the exponent is eta * g / s.
+    max_step: no exponent of a slot is larger than this (0 = no limit): a node whose step would be takes a smaller one, so
+        that fractions grow at most e^max_step times per slot and do not swing.
     floor: fractions never fall below this before the projection, so that a model can come back after a change; 0 = none.
     """
 
     def __init__(self, size: FloatArray, budget: FloatArray, choosable: BoolArray, *, eta: float = 1.0,
-                 schedule: Schedule = "constant", normalise: Normalise = "node", floor: float = 0.0) -> None:
+                 schedule: Schedule = "constant", normalise: Normalise = "node", max_step: float = 1.0,
+                 floor: float = 0.0) -> None:
         if not eta > 0:
             raise ValueError(f"eta must be positive, got {eta}")
         if schedule not in ("constant", "sqrt") or normalise not in ("node", "network", "none"):
             raise ValueError(f"schedule is constant or sqrt, normalise is node, network or none; got {schedule}, {normalise}")
-        if not 0 <= floor < 1:
-            raise ValueError(f"floor must be at least 0 and below 1, got {floor}")
+        if not 0 <= floor < 1 or max_step < 0:
+            raise ValueError(f"floor is at least 0 and below 1, max_step at least 0; got {floor}, {max_step}")
         self.size, self.budget, self.choosable = size, budget, choosable
-        self.eta, self.schedule, self.normalise = eta, schedule, normalise
+        self.eta, self.schedule, self.normalise, self.max_step = eta, schedule, normalise, max_step
         self.log_floor = np.log(floor) if floor else -np.inf
         self.log_y = start(size, budget, choosable)
         self.steps = 0
@@ -61,9 +64,11 @@ class MirrorAscent:
         if self.normalise != "none":
             requests = passing[:, None] if self.normalise == "node" else total
             slope = slope * self._mean_size / np.maximum(requests, 1.0)
-        rate = self.eta / np.sqrt(self.steps) if self.schedule == "sqrt" else self.eta
-        with np.errstate(invalid="ignore"):  # -inf where not choosable
-            self.log_y = project(np.maximum(self.log_y, self.log_floor) + rate * slope, self.size, self.budget, self.choosable)
+        exponent = slope * (self.eta / np.sqrt(self.steps) if self.schedule == "sqrt" else self.eta)
+        if self.max_step:
+            largest = np.where(self.choosable, exponent, 0.0).max(axis=1, keepdims=True)
+            exponent = exponent * np.minimum(1.0, self.max_step / np.maximum(largest, 1e-300))
+        self.log_y = project(np.maximum(self.log_y, self.log_floor) + exponent, self.size, self.budget, self.choosable)
 
 
 class Infida(Placement):
@@ -71,7 +76,7 @@ class Infida(Placement):
 
     Parameters
     ----------
-    eta, schedule, normalise, floor: see MirrorAscent.
+    eta, schedule, normalise, max_step, floor: see MirrorAscent.
     refresh: x is sampled anew every so many slots; y is updated in every slot.
     stretch_slots: over so many slots the refresh period grows from 1 to `refresh`; 0 = `refresh` from the start.
     leftover: what becomes of DepRound's last fractional entry per node: drop, bernoulli, or fill (drop it, then add the
@@ -82,15 +87,15 @@ class Infida(Placement):
     id = "infida"
 
     def __init__(self, problem: Problem, seed: int, *, eta: float = 1.0, schedule: Schedule = "constant",
-                 normalise: Normalise = "node", floor: float = 0.0, refresh: int = 1, stretch_slots: int = 0,
-                 leftover: Leftover = "drop", coupled: bool = False) -> None:
+                 normalise: Normalise = "node", max_step: float = 1.0, floor: float = 0.0, refresh: int = 1,
+                 stretch_slots: int = 0, leftover: Leftover = "drop", coupled: bool = False) -> None:
         super().__init__(problem, seed)
         if refresh < 1 or stretch_slots < 0:
             raise ValueError(f"refresh is at least 1, stretch_slots at least 0; got {refresh}, {stretch_slots}")
         if leftover not in ("drop", "bernoulli", "fill"):
             raise ValueError(f"leftover is drop, bernoulli or fill, got {leftover}")
         self.ascent = MirrorAscent(problem.size_bytes, problem.free_bytes, problem.choosable, eta=eta, schedule=schedule,
-                                   normalise=normalise, floor=floor)
+                                   normalise=normalise, max_step=max_step, floor=floor)
         self.refresh, self.stretch_slots, self.leftover, self.coupled = refresh, stretch_slots, leftover, coupled
         self.exceeds_budget = leftover == "bernoulli"
         self._seed, self._sampled = seed, 0

@@ -196,6 +196,17 @@ def test_a_floor_brings_a_model_back_sooner_after_a_change() -> None:
     assert slots_until[1e-3] < 20
 
 
+def test_no_fraction_grows_faster_than_the_largest_step() -> None:
+    size, may = np.ones((1, 3)), np.ones((1, 3), dtype=bool)
+    for limit, grown in ((1.0, np.e), (0.25, np.exp(0.25)), (0.0, np.exp(3.0))):
+        ascent = MirrorAscent(size, np.array([0.3]), may, eta=1.0, normalise="none", max_step=limit)
+        before = ascent.y
+        ascent.step(np.array([[3.0, 1.0, 0.0]]), np.ones(1), 1.0)
+        ratio = ascent.y[0] / before[0]
+        assert ratio[0] / ratio[2] == pytest.approx(grown)  # the projection scales all alike
+        assert np.log(ratio[0] / ratio[1]) == pytest.approx(np.log(grown) * 2 / 3)
+
+
 @pytest.mark.parametrize("leftover", ["drop", "bernoulli", "fill"])
 def test_budgets_hold_in_every_slot(leftover: str) -> None:
     rng = np.random.default_rng(8)
@@ -231,6 +242,6 @@ def test_offline_places_within_budget() -> None:
 
 def test_options_are_refused() -> None:
     problem = random_tree(np.random.default_rng(0))
-    for options in ({"eta": 0}, {"refresh": 0}, {"schedule": "cosine"}, {"leftover": "round"}, {"floor": 1.5}):
+    for options in ({"eta": 0}, {"refresh": 0}, {"schedule": "cosine"}, {"leftover": "round"}, {"floor": 1.5}, {"max_step": -1}):
         with pytest.raises(ValueError):
             Infida(problem, 1, **options)  # type: ignore[arg-type]
