@@ -52,6 +52,7 @@ class Kind:
 KINDS: dict[str, Kind] = {
     "mdinference": Kind("testbed.policies.mdinference_study:MDInferenceStudy", "testbed.policies.mdinference_study:run"),
     "placement": Kind("testbed.schema.placement_study:PlacementStudy", "testbed.placement.study:run_placement"),
+    "token_bucket": Kind("testbed.policies.token_bucket.spec:TokenBucketStudy", "testbed.policies.token_bucket.study:run"),
 }
 
 
