@@ -92,17 +92,20 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
         self._error: BaseException | None = None
+        self._over = asyncio.Event()  # nothing runs any more, or there is an error
 
     def add(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it."""
         task = asyncio.create_task(work)
         self._running.add(task)
+        if self._error is None:
+            self._over.clear()
         task.add_done_callback(self._ended)
 
     async def drain(self) -> None:
         """Wait until all have ended, those too that are added meanwhile. Raises the first error as soon as there is one."""
         while self._running and self._error is None:
-            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            await self._over.wait()
         if self._error is not None:
             raise self._error
 
@@ -110,3 +113,5 @@ class Tasks:
         self._running.discard(task)
         if not task.cancelled() and task.exception() is not None and self._error is None:
             self._error = task.exception()
+        if self._error is not None or not self._running:
+            self._over.set()
