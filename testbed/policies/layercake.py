@@ -160,10 +160,12 @@ class LayerCake(Policy):
     def variants(self, observation: Observation) -> list[Variant]:
         """All variants as they look now: device first, then the remote ones."""
         t_ns, states = observation.t_ns, self.states
+        device = observation.nodes.get(self.context.device)
+        wait_s = states.wait_s(t_ns, device.inflight if device is not None else 0)
         found = []
         for node, model in [*self._local, *self._remote]:
             local = node == self.context.device
-            latency_s = states.latency_s(node, model, observation.nodes.get(node)) + (states.wait_s(t_ns) if local else 0.0)
+            latency_s = states.latency_s(node, model, observation.nodes.get(node)) + (wait_s if local else 0.0)
             found.append(Variant(
                 node, model, local, accuracy_of(self.context, model), latency_s,
                 network_s=0.0 if local else self._network_s(node, model),

@@ -100,9 +100,16 @@ class ModelStates:
         cold = said is not None and said.resident is not None and model not in said.resident
         return known.warm.value(known.prior_s) + (known.load_s if cold else 0.0)
 
-    def wait_s(self, t_ns: int) -> float:
-        """Expected time until the device's compute thread is free."""
-        return max(0, self._free_ns - t_ns) / 1e9
+    def wait_s(self, t_ns: int, inflight: int = 0) -> float:
+        """Expected time until the device's compute thread is free.
+
+        `inflight`: requests on it as the device says; those that were not begun here (backups, fallbacks) take the time of the
+        fastest local variant each.
+        """
+        local = [(state, key[1]) for key, state in self._states.items() if key[0] == self._device]
+        others = max(0, inflight - sum(len(state.in_flight) for state, _ in local))
+        each_s = min((self.latency_s(self._device, model) for _, model in local), default=0.0) if others else 0.0
+        return max(0, self._free_ns - t_ns) / 1e9 + others * each_s
 
     def is_busy(self, node: str, model: str) -> bool:
         """Whether this device has a request in flight on the variant."""

@@ -89,6 +89,13 @@ def test_the_wait_for_the_device_is_the_work_that_it_was_given_less_the_time_tha
     assert known.wait_s(SECOND // 4) == 0
 
 
+def test_work_on_the_device_that_was_not_begun_here_counts_as_the_fastest_model_each() -> None:
+    known = states()
+    assert known.wait_s(0, 2) == pytest.approx(0.4) and known.wait_s(0, 0) == 0
+    known.begin("r1", "device1", "large", 0)
+    assert known.wait_s(0, 1) == pytest.approx(0.6) and known.wait_s(0, 2) == pytest.approx(0.8)
+
+
 def test_a_model_that_is_not_resident_costs_its_load_the_last_one_that_was_seen() -> None:
     known = states()
     gone, there = NodeState(resident=("small",)), NodeState(resident=("small", "large"))
