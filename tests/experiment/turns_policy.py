@@ -10,7 +10,7 @@ from testbed.policies import Context, Observation, Outcome, Plan, Policy, Probe,
 class Turns(Policy):
     def __init__(self, context: Context, weight: float = 0.5) -> None:
         super().__init__(context)
-        self.probes = ProbeSpec(period_s=1.0, size_bytes=20_000)
+        self.probes = ProbeSpec(period_s=0.5, size_bytes=20_000)
         self.weight, self.rtt_s, self.count, self.late, self.transfers = weight, 0.05, 0, 0, 0
         self.random = random.Random(context.seed)
 
