@@ -49,7 +49,8 @@ class Hindsight:
 def write_oracles(folders: Sequence[Path], oracle: Oracle | None) -> list[str]:
     """Write `oracle.csv` and `oracle_plans.csv` into each trial of a run; returns why some have none.
 
-    Nothing is done without `oracle` where every trial ran a fixed plan. Raises InputError for settings that no model meets.
+    Nothing is done without `oracle` where every trial ran a fixed plan. Raises InputError for settings that no plan meets;
+    where none were given, that is a reason to have none.
     """
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in folders]
     decides = any("policy" in policy for m in manifests for policy in m["config"]["policies"])
@@ -64,7 +65,13 @@ def write_oracles(folders: Sequence[Path], oracle: Oracle | None) -> list[str]:
                 (folder / name).unlink(missing_ok=True)
             reasons[why] = None
             continue
-        found = hindsight(load_trial(folder), settings)
+        try:
+            found = hindsight(load_trial(folder), settings)
+        except InputError as error:
+            if oracle is not None:
+                raise
+            reasons[f"no oracle: {error.problem}; {error.remedy}"] = None
+            continue
         write_table(folder / ORACLE_FILE, ORACLE, found.requests)
         write_text_atomic(folder / PLANS_FILE, found.plans.to_csv(index=False, lineterminator="\n"))
     return list(reasons)

@@ -240,6 +240,16 @@ def test_real_compute_has_no_oracle_and_the_reason_is_told(tmp_path: Path) -> No
     assert "edge1" in reason and not (folder / "oracle.csv").exists()
 
 
+def test_what_nobody_asked_for_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many plans to compare: without an `oracle:` key that is told, with one it is refused."""
+    folder = run_of_three(tmp_path)[2]
+    monkeypatch.setattr("testbed.experiment.oracle_plans.MOST_PLANS", 5)
+    (reason,) = write_oracles([folder], None)
+    assert "plans to choose from" in reason and "chains: false" in reason and not (folder / "oracle.csv").exists()
+    with pytest.raises(InputError, match="plans to choose from"):
+        write_oracles([folder], Oracle())
+
+
 @pytest.mark.parametrize(("settings", "says"), [
     ({"models": ["vgg"]}, "oracle.models"), ({"min_accuracy": 0.99}, "0 plans"), ({"codecs": ["mp3"]}, "oracle.codecs"),
     ({"input_codecs": ["mp3"]}, "oracle.input_codecs"), ({"thresholds": [0.123]}, "oracle.thresholds")])
