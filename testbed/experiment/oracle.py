@@ -33,7 +33,8 @@ from testbed.policies.knowledge import from_json
 from testbed.policies.truth import NS_PER_S, Truth
 from testbed.schema.scenario import Oracle, Scenario
 
-MOST_SIMULATED = 40  # fixed plans that are simulated, those with the lowest latency alone
+MOST_SIMULATED, FEWEST_SIMULATED = 40, 3  # fixed plans that are simulated, those with the lowest latency alone
+MOST_WALKS = 400_000  # requests times plans that are simulated of a trial: half a minute
 
 FloatArray = NDArray[np.float64]
 
@@ -90,11 +91,12 @@ def hindsight(trial: Trial, settings: Oracle) -> Hindsight:
     truth = truth_of_manifest(trial.manifest)
     log = _Log.read(trial.path / "decisions.jsonl")
     timeout_s = Scenario.model_validate(trial.manifest["config"]).load.timeout
+    most = max(FEWEST_SIMULATED, min(MOST_SIMULATED, MOST_WALKS // max(1, len(trial.requests))))
     frames, tables = [], []
     for device, rows in trial.requests.sort_values("scheduled_ns", kind="stable").groupby("device", sort=True):
         context = log.contexts[str(device)]
         plans = plans_of(context, settings)
-        frame, table = _of_device(rows, plans, context, truth, log.plans, timeout_s)
+        frame, table = _of_device(rows, plans, context, truth, log.plans, timeout_s, most)
         frames.append(frame)
         tables.append(table)
     requests = pd.concat(frames, ignore_index=True).assign(run_id=trial.run_id)
@@ -132,14 +134,14 @@ def _resolved(oracle: Oracle, manifests: Sequence[Mapping[str, Any]]) -> Oracle:
 
 
 def _of_device(rows: pd.DataFrame, plans: Sequence[Candidate], context: Context, truth: Truth,
-               chosen: Mapping[str, Plan], timeout_s: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+               chosen: Mapping[str, Plan], timeout_s: float, most: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     since = (rows["scheduled_ns"] - truth.start_ns).to_numpy("float64")
     measured = rows["phase"].fillna("measure").eq("measure").to_numpy(dtype=bool)
     deadline = rows["deadline_s"].to_numpy("float64")
     alone = np.stack([alone_s(plan, truth, since) for plan in plans])  # (plans, requests)
     first = alone.argmin(axis=0)
     best = alone.min(axis=0)
-    likely = np.argsort([_rank(row[measured]) for row in alone], kind="stable")[:MOST_SIMULATED]
+    likely = np.argsort([_rank(row[measured]) for row in alone], kind="stable")[:most]
     queued = {int(i): _queued_s(plans[int(i)], truth, since) for i in likely}
     static = min(queued, key=lambda i: _rank(queued[i][measured]))
     works = np.isfinite(best)
