@@ -245,7 +245,8 @@ def unaccounted(inputs: Inputs, limit: float) -> Finding:
 def violations(inputs: Inputs, limit: float) -> Finding:
     """Rows whose instants run backwards."""
     rows = inputs.requests
-    early = (rows["issued_ns"] < rows["scheduled_ns"]) | (rows["completed_ns"] < rows["issued_ns"])
+    early = ((rows["issued_ns"] < rows["scheduled_ns"]) | (rows["dispatched_ns"] < rows["issued_ns"])
+             | (rows["completed_ns"] < rows["dispatched_ns"]) | (rows["completed_ns"] < rows["issued_ns"]))
     count = order_violations(inputs.hops) + int(early.fillna(False).sum()) + int(rows["request_id"].duplicated().sum())
     return Finding(float(count), f"{count} rows have instants that run backwards or a request id that occurs twice; "
                                  "keep the trial's directory and report a bug")
