@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from types import TracebackType
 from typing import Any
@@ -20,8 +21,10 @@ ECHO = "/v2/testbed/echo"
 class Prober:
     """Sends the probes that a policy asks for and tells it what came of them; nothing when it asks for none.
 
-    One node after the other, from near to far, so that probes do not disturb each other. Leaving the context waits for the
-    probe that is under way, at most its time-out. The messages are rows of the `hops` table, with `kind` probe.
+    The first at the start of the load, the second after a part of the period that is the device's own (devices must not move
+    in lockstep), then one per period; one node after the other, from near to far, so that they do not disturb each other.
+    Leaving the context waits for the probe that is under way, at most its time-out. The messages are rows of the `hops` table,
+    with `kind` probe.
     """
 
     def __init__(self, policy: Policy, context: Context, client: NodeClient, knowledge: Knowledge, recorder: Recorder) -> None:
@@ -45,7 +48,7 @@ class Prober:
     async def _run(self) -> None:
         spec = self._policy.probes
         assert spec is not None
-        due_s = time.monotonic()
+        due_s = time.monotonic() - spec.period_s * random.Random(self._context.seed).random()
         while not self._stop.is_set():
             for node in self._context.remote_nodes:
                 if not self._stop.is_set():
