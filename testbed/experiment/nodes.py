@@ -101,7 +101,7 @@ class NodeSet:
         models, every_cut = set(), set()
         for device, indices in samples.items():
             policy = self._policy(device)
-            if not isinstance(policy, Fixed):  # it may cut anywhere
+            if not policy.all_foreseen:  # it may cut anywhere
                 models |= set(self._models())
                 every_cut |= set(indices)
             foreseen = [(p.wire(), p.fallback_wire(), p.backup_wire()) for p in policy.plans()]

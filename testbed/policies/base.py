@@ -22,6 +22,7 @@ class Policy(ABC):
 
     id: ClassVar[str] = ""
     version: ClassVar[int] = 1  # raised when the same input would give other plans
+    all_foreseen: ClassVar[bool] = False  # plans() names every computation: nodes with memoised outputs have these and no others
     max_decision_s: ClassVar[float] = 0.001  # stated median time of a decision; `check_policy` holds the policy to it
     clairvoyant: ClassVar[bool] = False  # whether `reveal` is called
 

@@ -61,6 +61,7 @@ class LayerCake(Policy):
     """
 
     id: ClassVar[str] = "layercake"
+    all_foreseen: ClassVar[bool] = True
 
     def __init__(self, context: Context, device_models: Sequence[str] | None = None,
                  remote: Mapping[str, Sequence[str]] | None = None, only: Literal["device", "remote"] | None = None,
@@ -106,8 +107,8 @@ class LayerCake(Policy):
         return tuple(dict.fromkeys(model for _, model in [*self._local, *self._remote]))
 
     def plans(self) -> tuple[Plan, ...]:
-        """Each remote variant with the input's codec."""
-        return coded_plans(self.context, self._remote, self._codec)
+        """Each variant by itself."""
+        return tuple(Plan(f"{model}@{node}", (self._step(node, model),)) for node, model in [*self._local, *self._remote])
 
     def decide(self, observation: Observation) -> Plan:
         """The variant for this request, as a plan of one step."""
@@ -122,12 +123,12 @@ class LayerCake(Policy):
         chosen = choice.variant
         self.states.begin(observation.request_id, chosen.node, chosen.model, observation.t_ns, observation.nodes.get(chosen.node))
         self._scores = self._weighed(choice, budget_s, observation.t_ns)
-        name, steps = f"{chosen.model}@{chosen.node}", (self._step(chosen),)
+        name, steps = f"{chosen.model}@{chosen.node}", (self._step(chosen.node, chosen.model),)
         local = [v for v in variants if v.local]
         if chosen.local or not local:
             return Plan(name, steps)
         quickest = fastest(local)
-        spare = (self._step(quickest),)
+        spare = (self._step(quickest.node, quickest.model),)
         if self._backup == "none":
             return Plan(name, steps, fallback=spare)
         late_s = budget_s if self._backup == "deadline" else self._backup_factor * (budget_s - quickest.latency_s)
@@ -177,9 +178,9 @@ class LayerCake(Policy):
         path = self.paths[node]
         return path.transfer_s(self.context.models[model].bytes_at(0, self._codec)) + path.answer_s
 
-    def _step(self, variant: Variant) -> Step:
-        stages = self.context.models[variant.model].num_stages
-        return Step(variant.node, variant.model, 0, stages, "raw" if variant.local else self._codec)
+    def _step(self, node: str, model: str) -> Step:
+        codec = "raw" if node == self.context.device else self._codec
+        return Step(node, model, 0, self.context.models[model].num_stages, codec)
 
     def _weighed(self, choice: Choice, budget_s: float, t_ns: int) -> dict[str, float]:
         chosen = choice.variant
@@ -214,12 +215,6 @@ def places_of(context: Context, device_models: Sequence[str] | None,
     if len(set(places)) != len(places):
         raise ValueError("a model is named twice for the same node")
     return places
-
-
-def coded_plans(context: Context, places: Sequence[tuple[str, str]], codec: str) -> tuple[Plan, ...]:
-    """A plan of one step for each remote variant whose input travels in a codec; none for raw inputs."""
-    return () if codec == "raw" else tuple(
-        Plan(f"{model}@{node}", (Step(node, model, 0, context.models[model].num_stages, codec),)) for node, model in places)
 
 
 def accuracy_of(context: Context, model: str) -> float:

@@ -13,7 +13,7 @@ from testbed.policies.base import Policy
 from testbed.policies.chain import checked_codecs
 from testbed.policies.knowledge import Context, Observation, Outcome
 from testbed.policies.latency import ProfileTable
-from testbed.policies.layercake import accuracy_of, coded_plans, places_of
+from testbed.policies.layercake import accuracy_of, places_of
 from testbed.policies.model_state import Moments
 from testbed.policies.plan import Plan, Step
 from testbed.policies.selection import Variant, fast_enough, most_accurate
@@ -50,6 +50,7 @@ class MDInference(Policy):
     """
 
     id: ClassVar[str] = "mdinference"
+    all_foreseen: ClassVar[bool] = True
 
     def __init__(self, context: Context, remote: Mapping[str, Sequence[str]] | None = None,
                  device_model: str | None = None, duplicate: bool = True, guard_s: float = 0.005, gamma: float = 1.0,
@@ -81,8 +82,8 @@ class MDInference(Policy):
         return tuple(dict.fromkeys(model for _, model in self._times))
 
     def plans(self) -> tuple[Plan, ...]:
-        """Each remote variant with the input's codec."""
-        return coded_plans(self.context, self._remote, self._codec)
+        """Each variant by itself."""
+        return tuple(Plan(f"{model}@{node}", (self._step(node, model),)) for node, model in self._times)
 
     def decide(self, observation: Observation) -> Plan:
         """The cloud model for this request, and its duplicate."""

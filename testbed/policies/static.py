@@ -13,6 +13,7 @@ class Fixed(Policy):
     """Always the same plan."""
 
     id = "fixed"
+    all_foreseen = True
 
     def __init__(self, context: Context, plan: Plan) -> None:
         super().__init__(context)

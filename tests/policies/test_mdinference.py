@@ -76,6 +76,7 @@ def test_the_duplicate_is_ready_just_before_the_deadline_and_serves_as_fallback(
     assert ask(chooser, 0.25).backup_after_s == 0.0
     assert not ask(MDInference(CONTEXT, REMOTE, duplicate=False), 0.5).backup
     assert set(chooser.models()) == set(CLOUD)
+    assert {p.steps for p in chooser.plans()} == {*((Step("cloud1", m, 0, 1),) for m in CLOUD), plan.backup}
 
 
 def test_naive_ignores_the_network_and_the_random_rules_stay_among_what_fits() -> None:
