@@ -37,7 +37,7 @@ class MirrorAscent:
     """
 
     def __init__(self, size: FloatArray, budget: FloatArray, choosable: BoolArray, *, eta: float = 1.0,
-                 schedule: Schedule = "constant", normalise: Normalise = "node", max_step: float = 1.0,
+                 schedule: Schedule = "constant", normalise: Normalise = "node", max_step: float = 2.0,
                  floor: float = 0.0) -> None:
         if not eta > 0:
             raise ValueError(f"eta must be positive, got {eta}")
@@ -87,7 +87,7 @@ class Infida(Placement):
     id = "infida"
 
     def __init__(self, problem: Problem, seed: int, *, eta: float = 1.0, schedule: Schedule = "constant",
-                 normalise: Normalise = "node", max_step: float = 1.0, floor: float = 0.0, refresh: int = 1,
+                 normalise: Normalise = "node", max_step: float = 2.0, floor: float = 0.0, refresh: int = 1,
                  stretch_slots: int = 0, leftover: Leftover = "drop", coupled: bool = False) -> None:
         super().__init__(problem, seed)
         if refresh < 1 or stretch_slots < 0:
