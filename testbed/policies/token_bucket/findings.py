@@ -103,7 +103,7 @@ def camera_findings(table: pd.DataFrame) -> list[Finding]:
 
 
 def period_findings(table: pd.DataFrame) -> list[Finding]:
-    """Where the metric is low the DQN spends tokens that MDP keeps; where it is high it chooses better or as well."""
+    """Where the metric is low the DQN spends tokens that MDP keeps; where images also come fast, it chooses better ones."""
     cells = table.set_index(["period", "policy"])
     low = [p for p in table["period"].unique() if "low metric" in p]
     high = [p for p in table["period"].unique() if "high metric" in p]
@@ -113,9 +113,9 @@ def period_findings(table: pd.DataFrame) -> list[Finding]:
     busy = next((p for p in high if "fast" in p), high[0])
     sent = {n: int(cells.loc[(quiet, n), "offloaded"]) for n in ("dqn", "mdp")}
     mean = {n: float(cells.loc[(busy, n), "mean_metric"]) for n in ("dqn", "mdp")}
-    return [
-        Finding(f"in periods of {quiet}, DQN offloads more than MDP", f"{sent['dqn']} against {sent['mdp']}",
-                "more (24 against 1 on a slide)", sent["dqn"] > sent["mdp"]),
-        Finding(f"in periods of {busy}, what DQN offloads has a higher metric", f"{mean['dqn']:.3f} against {mean['mdp']:.3f}",
-                "higher (.58 against .57 at equal count on a slide)", mean["dqn"] > mean["mdp"]),
-    ]
+    found = [Finding(f"in periods of {quiet}, DQN offloads more than MDP", f"{sent['dqn']} against {sent['mdp']}",
+                     "more (24 against 1 on a slide)", sent["dqn"] > sent["mdp"])]
+    if "fast" in busy:
+        found.append(Finding(f"in periods of {busy}, what DQN offloads has a higher metric", f"{mean['dqn']:.3f} against "
+                             f"{mean['mdp']:.3f}", "higher (.58 against .57 at equal count on a slide)", mean["dqn"] > mean["mdp"]))
+    return found
