@@ -119,3 +119,16 @@ def wire_bytes(model: StagedModel, samples: NDArray[np.float32], codecs: Sequenc
                 x = model.run(x, cut, cut + 1)
             progress(cut + 1, model.num_stages + 1)
     return found
+
+
+def fixed_wire_bytes(shapes: Sequence[tuple[int, ...]]) -> dict[str, list[int | None]]:
+    """Payload at each cut in the codecs whose size does not depend on the content, for tensors of these shapes of one sample
+    (cut 0: the input). None where a codec is not made for the tensor."""
+    found: dict[str, list[int | None]] = {}
+    for name in WIRE_CODECS:
+        codec = CODECS.named(name)
+        fits = [codec.misfit((1, *shape)) is None and (codec.kind == "tensor" or cut == 0) for cut, shape in enumerate(shapes)]
+        sizes = [codec.size_bytes((1, *shape)) if fit else None for shape, fit in zip(shapes, fits, strict=True)]
+        if any(size is not None for size in sizes):
+            found[name] = sizes
+    return found

@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from testbed.errors import InputError
 from testbed.inference.catalogue import ModelInfo, builder
 from testbed.inference.data import Dataset, is_path
-from testbed.inference.describe import describe
-from testbed.inference.evaluate import exit_logits, score_exits
+from testbed.inference.describe import describe, fixed_wire_bytes
+from testbed.inference.evaluate import exit_curve, exit_logits, score_exits
 from testbed.inference.graph import GraphModel
 from testbed.inference.staged import StagedModel
 from testbed.inference.trace import BATCHES
 from testbed.measurement.atomic import write_json_atomic
 from testbed.schema.data import cache_folder
 
-SCORED_SAMPLES = 256  # of the test split, for the accuracy in the model's entry
-_FORMAT = 2  # of the cached entries; raised when the same model would be cut or measured in another way
+SCORED_SAMPLES = 256  # of the test split, for the accuracy and the exit curve in the model's entry
+_FORMAT = 3  # of the cached entries; raised when the same model would be cut or measured in another way
 _SEED = 0
 
 
@@ -122,6 +122,9 @@ def describe_own(reference: str, data: Dataset, dataset: str, machine: str, cach
     entry = describe(model, score_exits(logits, few.y, logits, few.y), machine)
     entry["reference"] |= {"scored_samples": len(few)}
     entry["exits"] = [{k: v for k, v in e.items() if k in _EXIT_KEYS} for e in entry["exits"]]
+    if len(logits) > 1:
+        entry["exit_curve"] = exit_curve(logits, few.y)
+    entry["wire_bytes"] = fixed_wire_bytes([model.input_shape, *(tuple(s["shape"]) for s in entry["stages"])])
     info = ModelInfo.model_validate({**entry, **fixed})
     _keep(kept, entry)
     return info

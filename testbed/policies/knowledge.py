@@ -57,9 +57,11 @@ class ModelInfo:
         return self.exit_accuracy.get(self.final_exit, float("nan"))
 
     def bytes_at(self, cut: int, codec: str = "raw") -> int:
-        """Mean payload of the tensor at a cut (0: the input) in a codec; float32 where the codec was not measured."""
-        if codec in self.wire_bytes:
-            return self.wire_bytes[codec][cut]
+        """Mean payload of the tensor at a cut (0: the input) in a codec. Where the codec was not measured: without what is
+        compressed on top (`int8` for `int8+lz4`), else float32."""
+        for known in (codec, codec.partition("+")[0]):
+            if known in self.wire_bytes:
+                return self.wire_bytes[known][cut]
         return self.input_bytes if cut == 0 else self.output_bytes[cut - 1]
 
     def stage(self, which: int | str, *, key: str) -> int:

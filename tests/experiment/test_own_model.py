@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from testbed.errors import InputError
+from testbed.experiment.content import Content
 from testbed.experiment.trials import plan_experiment
 from testbed.inference.catalogue import load_catalogue
 from testbed.inference.data import load_dataset
@@ -145,6 +146,13 @@ def staged():
         {"name": "exit", "plan": "early-exit", "threshold": 0.5, "head": "device", "tail": "edge"}]}).trials
     assert [e.name for e in trial.own_model.exits] == ["early", "final"]
     assert trial.own_model.stages[1].macs == 15 * 15 * 6 * 6 * 9
+    curve = trial.own_model.exit_curve
+    assert curve is not None and curve.share["early"][0] == 1 and curve.share["final"][-1] == 1
+    told = Content.of(trial.scenario, trial.source, trial.own_model).models["net.py:staged"]
+    values = [4096, 6 * 15 * 15, 6 * 15 * 15, 10]
+    assert [told.bytes_at(cut, "int8") for cut in range(4)] == values == [told.bytes_at(cut, "int8+lz4") for cut in range(4)]
+    assert [told.bytes_at(cut, "fp16") for cut in range(4)] == [2 * n for n in values] and told.bytes_at(0, "uint8") == 4096
+    assert told.bytes_at(1, "uint8") == 4 * values[1]
 
 
 REPLACED = "def build():\n    net = Net()"
