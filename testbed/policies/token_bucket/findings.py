@@ -116,6 +116,7 @@ def period_findings(table: pd.DataFrame) -> list[Finding]:
     found = [Finding(f"in periods of {quiet}, DQN offloads more than MDP", f"{sent['dqn']} against {sent['mdp']}",
                      "more (24 against 1 on a slide)", sent["dqn"] > sent["mdp"])]
     if "fast" in busy:
-        found.append(Finding(f"in periods of {busy}, what DQN offloads has a higher metric", f"{mean['dqn']:.3f} against "
-                             f"{mean['mdp']:.3f}", "higher (.58 against .57 at equal count on a slide)", mean["dqn"] > mean["mdp"]))
+        words = f"{mean['dqn']:.3f} against {mean['mdp']:.3f}"
+        found.append(Finding(f"in periods of {busy}, what DQN offloads has a higher metric", words,
+                             "higher (.58 against .57 at equal count on a slide)", mean["dqn"] > mean["mdp"]))
     return found
