@@ -98,8 +98,7 @@ class Neurosurgeon(Policy):
 
     def plans(self) -> tuple[Plan, ...]:
         """Every cut."""
-        return tuple(cut_plan(self.id, self.context, self._model, cut, self._server, self._codec, self._input_codec)
-                     for cut in range(self._model.num_stages + 1))
+        return tuple(self._plan(cut) for cut in range(self._model.num_stages + 1))
 
     def decide(self, observation: Observation) -> Plan:
         """The plan with the best cut for the estimates of this moment."""
@@ -115,6 +114,9 @@ class Neurosurgeon(Policy):
                         "offload_s": latency_s[0], "k": k, **self._path.scores(observation.t_ns)}
         if self._objective == "energy":
             self._scores["predicted_j"] = costs[cut]
+        return self._plan(cut)
+
+    def _plan(self, cut: int) -> Plan:
         return cut_plan(self.id, self.context, self._model, cut, self._server, self._codec, self._input_codec)
 
     def observe(self, outcome: Outcome) -> None:

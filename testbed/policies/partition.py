@@ -12,7 +12,7 @@ from testbed.policies.mincut import FlowNetwork
 _PER_S = 10**12  # capacities are whole picoseconds, so that a cut is exact
 _SHRINK = 2.0  # DSH: the grid's step is divided by this
 _FIRST_STEP = 2.0  # DSH: step of the first grid, in powers of two
-_REACH = 2  # DSH: grid points on each side of the centre, per weight
+_REACH = 1  # DSH: grid points on each side of the centre, per weight
 _MAX_ROUNDS = 6
 
 

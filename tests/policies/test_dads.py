@@ -6,19 +6,23 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from testbed.errors import InputError
+from testbed.inference.graph import GraphModel
+from testbed.inference.zoo import resnet
 from testbed.policies import Context, ModelInfo, NodeInfo, Observation, Probe, make_policy
 from testbed.policies.bandwidth import MESSAGE_BYTES
 from testbed.policies.chain import latencies_s
 from testbed.policies.dads import Dads
-from testbed.policies.partition import vertex_payloads
+from testbed.policies.partition import Partition, vertex_payloads
 from testbed.schema.scenario import PolicySpec
 from testbed.serving.plan import parse_steps
 
 S = 1_000_000_000
 RTT_S = 0.02
-RATES = [10 ** (step / 40) for step in range(190, 320, 13)]  # those for which partitions are kept: 56 kbit/s to 84 Mbit/s
+RATES = [10 ** (step / 20) for step in range(95, 160, 7)]  # those for which partitions are kept: 56 kbit/s to 79 Mbit/s
 
 
 def context(edge_s: list[float], cloud_s: list[float], sizes: list[int], edges: tuple[tuple[int, int], ...] = (),
@@ -137,6 +141,24 @@ def test_deciding_at_a_known_rate_is_fast_and_the_same_twice() -> None:
             policy.decide(Observation((3 + i) * S, "r"))
             spent.append(time.perf_counter() - begin)
     assert plans[0] == plans[1] and sorted(spent)[100] < 0.001
+
+
+def test_the_best_split_of_a_residual_network_is_a_prefix_of_its_order_of_execution() -> None:
+    torch.set_num_threads(1)
+    network = nn.Sequential(*resnet.build().eval().stages)
+    graph = GraphModel(network, torch.rand(3, 3, 32, 32), check=False)
+    edges, sizes = graph.dependencies()
+    assert sum(a >= 0 and b - a > 1 for a, b in edges) >= 9  # the skip connections
+    macs, cuts = graph.macs(), set()
+    for slow in (3, 30):
+        for bps in (1e3, 1e5, 1e6, 4e6, 3e7, 1e9):
+            p = Partition(tuple(edges), tuple(slow * (m / 3e10 + 5e-6) for m in macs), tuple(m / 3e10 + 5e-6 for m in macs),
+                          tuple(8 * size / bps for size in (12_288, *sizes)))
+            found = p.light()
+            assert p.is_closed(found)
+            cuts.add(p.best_prefix(longest=False))
+            assert p.stages(p.prefix(p.best_prefix(longest=False))).total_s == pytest.approx(p.stages(found).total_s)
+    assert {0, graph.num_stages} <= cuts
 
 
 @pytest.mark.parametrize(("options", "says"), [

@@ -179,6 +179,15 @@ def test_the_node_may_be_named_and_the_nearest_is_the_default() -> None:
     assert where == ["edge1", "cloud1", "cloud1"]
 
 
+def test_every_plan_that_it_decides_is_one_that_it_names_beforehand() -> None:
+    c = drawn(random.Random(7), 6)
+    policy = Neurosurgeon(c, codec="int8", input_codec="png")
+    assert [p.label for p in policy.plans()] == [
+        "edge1[0:6]", *(f"device1[0:{j}]>edge1[{j}:6]" for j in range(1, 6)), "device1[0:6]"]
+    for bps in (1e4, 1e5, 1e6, 1e7, 1e8):
+        assert taught(policy, bps).decide(Observation(2 * S, "r")) in policy.plans()
+
+
 @pytest.mark.parametrize(("options", "says"), [
     ({"objective": "cost"}, "latency"), ({"objective": "energy"}, "uplink_w"), ({"node": "device"}, "edge"), ({"codec": "zip"}, "codec"),
     ({"codec": "bottleneck:net@1"}, "one cut"), ({"estimator": "oracle"}, "kalman"), ({"initial_bps": 0}, "initial_bps"),

@@ -89,7 +89,7 @@ def test_the_heavy_mode_is_within_three_times_the_least_largest_stage(problems: 
         least = min(max(times(p, s)) for s in closed_sets(p))
         ratios.append(max(times(p, found)) / least if least else 1.0)
         assert max(times(p, found)) <= max(times(p, p.light())) + 100 * P  # never worse than the light mode
-    assert max(ratios) <= 3 and sum(ratios) / len(ratios) < 1.2
+    assert max(ratios) <= 3 and sum(ratios) / len(ratios) < 1.3
 
 
 def test_a_partition_depends_on_nothing_but_the_problem(problems: list[Partition]) -> None:
