@@ -116,7 +116,7 @@ def test_the_schema_knows_the_built_in_placements() -> None:
     assert sorted(BUILT_IN) == sorted(placement_study.BUILT_IN)
 
 
-@pytest.mark.parametrize("name", ["idn_analytic", "idn_shift_analytic", "idn_alpha_analytic"])
+@pytest.mark.parametrize("name", ["idn_analytic", "idn_shift_analytic", "idn_scarce_analytic", "idn_alpha_analytic"])
 def test_shipped_studies_are_read(name: str) -> None:
     spec = load_as(ROOT / "scenarios" / f"{name}.yaml", PlacementStudy)
     assert spec.name == name and spec.repeats >= 5
