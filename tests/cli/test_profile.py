@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from testbed.experiment.trials import plan_experiment
 from testbed.inference.catalogue import load_catalogue
 from testbed.inference.compute import load_profile
+from testbed.inference.regressors import load_regressors
 from testbed.schema.units import parse_duration_s
 from tests.running import QUICKSTART, ROOT, command
 
@@ -80,3 +82,28 @@ def test_an_existing_file_is_kept(written: tuple[Path, str]) -> None:
 def test_memoised_outputs_need_a_profile() -> None:
     done = command("validate", QUICKSTART, "--set", "topology.tiers.edge.compute={outputs: memoised}")
     assert done.returncode == 2 and "needs a profile" in done.stderr
+
+
+def test_regressors_are_written_shown_and_used_by_a_scenario(tmp_path: Path) -> None:
+    file = tmp_path / "here.json"
+    done = command("profile", "digits_branchy", "--repeats", "20", "--regressors", file, "--sweep-passes", "3")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for kind in ("convolution", "depthwise convolution", "linear", "pooling", "normalisation", "activation"):
+        assert re.search(rf"{kind} +(linear|logarithmic) +60 +18 +\d+\.\d% +\d+\.\d%", done.stdout), done.stdout
+    assert "8-bit layers" in done.stdout
+    stages = load_regressors(file).stages
+    assert len(stages["digits_branchy"]) == 5 and all(s > 0 for s in stages["digits_branchy"]) and "vgg16_ddnn_paper" in stages
+
+    scenario = yaml.safe_load(QUICKSTART.read_text())
+    scenario["policies"] = [{"name": "predicted", "policy": "neurosurgeon", "options": {"regression": "here.json", "slowdown": {"device": 10}}}]
+    scenario |= {"topology": str(ROOT / "topologies" / "lte_three_tier.yaml"), "catalogue": str(ROOT / "nodes" / "models" / "catalogue.yaml")}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(scenario))
+    done = command("validate", tmp_path / "mine.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    trial = plan_experiment(tmp_path / "mine.yaml").trials[0]
+    assert str(file) in trial.content_sha256  # the file's content is part of what was asked
+    file.unlink()
+    done = command("validate", tmp_path / "mine.yaml")
+    assert done.returncode == 2 and "here.json" in done.stderr and "Traceback" not in done.stderr
+    done = command("profile", "digits_branchy", "--regressors", tmp_path / "here.yaml")
+    assert done.returncode == 2 and "let it end in .json" in done.stderr
