@@ -20,6 +20,7 @@ from testbed.policies.plan import Plan, Step
 from testbed.policies.random_plan import RandomPlan
 from testbed.policies.spinn import Spinn
 from testbed.policies.static import Fixed, compile_plan
+from testbed.policies.token_bucket.policy import TokenBucket
 from testbed.schema.scenario import PlanSpec, PolicySpec
 
 BUILT_IN: dict[str, type[Policy]] = {  # published systems register here by name, one file each
@@ -32,6 +33,7 @@ BUILT_IN: dict[str, type[Policy]] = {  # published systems register here by name
     "neurosurgeon": Neurosurgeon,
     "random": RandomPlan,
     "spinn": Spinn,
+    "token-bucket": TokenBucket,
 }
 
 

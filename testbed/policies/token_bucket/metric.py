@@ -70,6 +70,12 @@ class Metric:
         """The metric (N,) of images by the logits (N, classes) of the weak model."""
         return np.interp(entropy(weak_logits, self.temperature), self.entropies, self.values)
 
+    def entropy_at(self, thresholds: npt.NDArray[np.floating]) -> list[float | None]:
+        """The entropy where the metric first reaches each threshold; None where it never does."""
+        highest = np.maximum.accumulate(self.values)
+        first = np.searchsorted(highest, thresholds, side="left")
+        return [float(self.entropies[i]) if i < len(highest) else None for i in first]
+
 
 def regress(h: FloatArray, reward: FloatArray, at: FloatArray, bandwidth: float) -> FloatArray:
     """Nadaraya-Watson regression with the kernel exp(-(distance/bandwidth)^2 / 2); h, reward (N,), at (K,), result (K,).

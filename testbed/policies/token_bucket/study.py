@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from testbed.measurement.study import Finding, StudyOutcome
 from testbed.policies.token_bucket import cameras as cam
@@ -64,7 +65,7 @@ def run(spec: TokenBucketStudy, progress: Progress) -> StudyOutcome:
     captions["metric"] = "Expected loss saved by offloading, given the entropy of the weak model's calibrated probabilities."
     figures["metric"] = lambda figure: draw_metric(figure, pair)
     tables["pair"] = _pair_table(pair)
-    return StudyOutcome(tables, figures, findings, captions, _policies(cells))
+    return StudyOutcome(tables, figures, findings, captions, {**_policies(cells), **_live_policies(cells, spec, pair)})
 
 
 def loss_table(cells: Sequence[Cell], spec: TokenBucketStudy) -> pd.DataFrame:
@@ -160,6 +161,21 @@ def _policies(cells: Sequence[Cell]) -> dict[str, bytes]:
             files[f"dqn_r{cell.rate:g}_b{cell.depth:g}.safetensors"] = dqn.to_bytes()
     if tables:
         files["mdp.json"] = (json.dumps(tables, indent=1) + "\n").encode()
+    return files
+
+
+def _live_policies(cells: Sequence[Cell], spec: TokenBucketStudy, pair: Pair) -> dict[str, bytes]:
+    """MDP tables as entries for a scenario's `policies:`, where weak and strong are exits of one model."""
+    if spec.weak.model != spec.strong.model or spec.weak.exit is None:
+        return {}
+    files = {}
+    for cell in cells:
+        rule = cell.rules.get("mdp")
+        if isinstance(rule, Mdp):
+            table = [None if h is None else round(h, 4) for h in pair.metric.entropy_at(rule.thresholds.values)]
+            options = {"rate": cell.rate, "depth": cell.depth, "exit": spec.weak.exit, "model": spec.weak.model, "entropy": table}
+            entry = [{"name": "token-bucket", "policy": "token-bucket", "options": options}]
+            files[f"policy_r{cell.rate:g}_b{cell.depth:g}.yaml"] = yaml.safe_dump(entry, sort_keys=False).encode()
     return files
 
 

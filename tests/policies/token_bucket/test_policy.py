@@ -1,0 +1,103 @@
+"""The policy for a running network: the analytic decisions when nothing overlaps, conformance whatever overlaps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from testbed.policies.check import check_policy
+from testbed.policies.knowledge import Observation, Outcome, Transfer
+from testbed.policies.plan import Plan
+from testbed.policies.rehearsal import made_up_context
+from testbed.policies.token_bucket.bucket import Bucket, spend
+from testbed.policies.token_bucket.mdp import Choices, solve
+from testbed.policies.token_bucket.metric import Metric
+from testbed.policies.token_bucket.policy import TokenBucket
+
+CONTEXT = made_up_context()  # 10 classes, early exit after stage 2
+BUCKET = Bucket.of(0.25, 2)
+SECOND = 10**9
+
+
+def outcome(plan: Plan, request: str, t_ns: int, offloaded: bool, status: str = "ok") -> Outcome:
+    sent = (Transfer("device1", "edge1", 1000, 0.01),) if offloaded else ()
+    return Outcome(request, plan, status, 0.1, None, None, "edge1" if offloaded else "device1", t_ns, transfers=sent)
+
+
+def offloads(plan: Plan, entropy_nats: float) -> bool:
+    rule = plan.steps[0].exit
+    assert rule is not None
+    return rule.kind == "entropy" and entropy_nats / np.log(10) > rule.threshold
+
+
+def test_it_is_the_analytic_policy_when_requests_do_not_overlap() -> None:
+    rng = np.random.default_rng(0)
+    h = np.linspace(0, 2.3, 1000)
+    metric = Metric(1.0, 0.1, h, 0.4 * np.sin(h * 0.65))
+    entropies = rng.uniform(0, 2.3, 600)
+    values = np.interp(entropies, h, metric.values)
+    thresholds = solve(BUCKET, Choices.of(values, values))
+    policy = TokenBucket(CONTEXT, 0.25, 2, metric.entropy_at(thresholds.values), unit_s=0.5)
+    expected = spend(BUCKET, thresholds.required(values)[None], np.ones((1, len(values)), int))[0]
+    seen = []
+    for i, entropy in enumerate(entropies):
+        t_ns = i * SECOND // 2
+        plan = policy.decide(Observation(t_ns, str(i)))
+        seen.append(offloads(plan, entropy))
+        policy.observe(outcome(plan, str(i), t_ns, seen[-1]))
+    assert np.mean(np.array(seen) == expected) > 0.99, "but for entropies between two points of the table"
+    assert abs(sum(seen) - expected.sum()) <= 3
+
+
+def test_it_conforms_whatever_overlaps_and_fails() -> None:
+    rng = np.random.default_rng(1)
+    policy = TokenBucket(CONTEXT, 0.25, 2, [0.5, 0.4, 0.3, 0.2, 0.0], unit_s=1.0)
+    times = np.sort(rng.integers(0, 200 * SECOND, 900))
+    open_requests: list[tuple[int, int, Plan, bool]] = []
+    sent_ns: list[int] = []
+    for i, t_ns in enumerate(times.tolist()):
+        for item in sorted(item for item in open_requests if item[0] <= t_ns):
+            done_ns, number, plan, offloaded = item
+            open_requests.remove(item)
+            policy.observe(outcome(plan, str(number), done_ns, offloaded, "error" if number % 7 == 0 else "ok"))
+        plan = policy.decide(Observation(t_ns, str(i)))
+        offloaded = offloads(plan, float(rng.uniform(0, 2.3)))
+        if offloaded:
+            sent_ns.append(t_ns)
+        open_requests.append((t_ns + int(rng.integers(SECOND // 100, 3 * SECOND)), i, plan, offloaded))
+    at_s = np.array(sent_ns) / SECOND
+    for begin in range(len(at_s)):
+        count = np.arange(1, len(at_s) - begin + 1)
+        assert (count <= 2 + 0.25 * (at_s[begin:] - at_s[begin]) + 1e-6).all()
+    assert len(sent_ns) > 0.5 * (2 + 0.25 * 200), "and does not starve"
+
+
+def test_a_request_that_nobody_knows_of_counts_as_offloaded() -> None:
+    policy = TokenBucket(CONTEXT, 0.01, 1, 0.0)
+    plan = policy.decide(Observation(0, "a"))
+    assert len(plan.steps) == 2
+    policy.observe(Outcome("a", plan, "timeout", 1.0, None, None, None, SECOND))
+    assert len(policy.decide(Observation(2 * SECOND, "b")).steps) == 1, "its token is gone"
+    assert len(policy.decide(Observation(150 * SECOND, "c")).steps) == 2, "and comes back in time"
+
+
+def test_it_conforms_to_the_seam() -> None:
+    report = check_policy(TokenBucket, {"rate": 0.25, "depth": 2, "entropy": [None, 1.0, 0.5, 0.5, 0.1], "codec": "int8"})
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize(("options", "says"), [
+    ({"entropy": [1.0, 2.0]}, "levels"), ({"unit_s": 0}, "unit_s"), ({"exit": "late"}, "early"), ({"depth": 0.5}, "one token"),
+    ({"node": "moon"}, "node")])
+def test_options_that_cannot_be(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(Exception, match=says):
+        TokenBucket(CONTEXT, **options)
+
+
+def test_entropies_of_thresholds() -> None:
+    h = np.linspace(0, 2, 1000)
+    metric = Metric(1.0, 0.1, h, np.minimum(h, 1.0) - 0.5 * np.maximum(h - 1.5, 0))  # rises, stays, falls
+    found = metric.entropy_at(np.array([np.inf, 1.1, 0.5, 0.0]))
+    assert found[:2] == [None, None] and found[2] == pytest.approx(0.5, abs=0.003) and found[3] == 0
