@@ -51,7 +51,7 @@ class Kind:
 # a kind's module is imported when a file names it, not before
 KINDS: dict[str, Kind] = {
     "mdinference": Kind("testbed.policies.mdinference_study:MDInferenceStudy", "testbed.policies.mdinference_study:run"),
-    "placement": Kind("testbed.schema.placement_study:PlacementStudy", "testbed.placement.study:run_placement"),
+    "placement": Kind("testbed.placement.spec:PlacementStudy", "testbed.placement.study:run_placement"),
     "token_bucket": Kind("testbed.policies.token_bucket.spec:TokenBucketStudy", "testbed.policies.token_bucket.study:run"),
 }
 

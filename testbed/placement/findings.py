@@ -9,7 +9,7 @@ from scipy import stats
 
 from testbed.measurement.study import Finding
 from testbed.placement.engine import Trace
-from testbed.schema.placement_study import PlacementStudy
+from testbed.placement.spec import PlacementStudy
 
 Runs = Mapping[tuple[float, str], Sequence[Trace]]
 

@@ -167,8 +167,3 @@ class Problem:
         limited = np.minimum(options.limit * np.minimum(per_request[options.passing], 1e250), 1.0)
         result: FloatArray = limited * demand[:, None] * options.valid
         return result
-
-    def size_of(self, placed: BoolArray) -> FloatArray:
-        """(V,) bytes that a placement (V, M) takes on each node, permanent models included."""
-        result: FloatArray = (self.size_bytes * (placed | self.pinned)).sum(axis=1)
-        return result

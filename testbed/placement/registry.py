@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from testbed.errors import InputError
 from testbed.placement.base import Fixed, Placement
 from testbed.placement.caches import Lfu, Lru
@@ -17,6 +19,7 @@ from testbed.placement.offline import OfflineInfida
 from testbed.placement.olag import Olag
 from testbed.placement.popularity import Demand
 from testbed.placement.problem import Problem
+from testbed.placement.topologies import Tier, tree
 
 BUILT_IN: dict[str, type[Placement]] = {cls.id: cls for cls in (Fixed, Infida, OfflineInfida, Olag, StaticGreedy, Lru, Lfu)}
 
@@ -36,11 +39,16 @@ def make_placement(policy: str, options: Mapping[str, Any], problem: Problem, se
 
 
 def check_options(policy: str, options: Mapping[str, Any], key: str = "policies") -> None:
-    """Refuse options that the class does not take, without making anything. Raises InputError."""
-    cls = BUILT_IN.get(policy) or _load_class(policy, key)
-    known = dict.fromkeys(("demands", "slots") if cls.hindsight else ())
+    """Refuse options that the class does not take; of a built-in one also their values, on a network of two nodes.
+
+    Raises InputError.
+    """
+    if policy in BUILT_IN:
+        small = tree((Tier("edge", 1, 1.0, 1e9, "lower"), Tier("cloud", 1, 0.0, np.inf, "upper")), tasks=1, copies=1)
+        make_placement(policy, options, small, 0, Demand(np.ones((1, 1)), np.zeros(1, dtype=np.int64)), key)
+        return
     try:
-        inspect.signature(cls).bind(None, 0, **known, **options)
+        inspect.signature(_load_class(policy, key)).bind(None, 0, **options)
     except TypeError as error:
         raise InputError(f"placement {policy} refuses its options: {error}", key=f"{key}.options", value=dict(options),
                          remedy="see the class's docstring for what it takes") from None

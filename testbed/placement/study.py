@@ -14,10 +14,10 @@ from testbed.placement.engine import Trace, run
 from testbed.placement.findings import findings
 from testbed.placement.popularity import Demand, draw
 from testbed.placement.problem import FloatArray, Problem
-from testbed.placement.registry import BUILT_IN, check_options, make_placement
+from testbed.placement.registry import make_placement
+from testbed.placement.spec import PlacementStudy
 from testbed.placement.study_figures import figures
 from testbed.placement.topologies import TOPOLOGIES, Tier, tree
-from testbed.schema.placement_study import PlacementStudy
 
 Runs = dict[tuple[float, str], list[Trace]]  # (alpha, policy) -> one trace per repeat
 
@@ -46,10 +46,6 @@ def run_placement(spec: PlacementStudy, progress: Callable[[float, str], None]) 
     problem = network(spec)
     demands = [demand(spec, problem, k) for k in range(spec.repeats)]
     todo = [(alpha, k, p) for alpha in spec.alphas_ms for p in spec.policies for k in range(spec.repeats)]
-    for p in spec.policies:  # options are refused before any work
-        check_options(p.policy, p.options, f"policies.{p.name}")
-        if p.policy not in BUILT_IN or not BUILT_IN[p.policy].hindsight:
-            make_placement(p.policy, p.options, problem, spec.seed, demands[0], f"policies.{p.name}")
     runs: Runs = {(alpha, p.name): [] for alpha in spec.alphas_ms for p in spec.policies}
     priced = {alpha: replace(problem, alpha_ms=alpha) for alpha in spec.alphas_ms}
     for done, (alpha, k, p) in enumerate(todo):

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from testbed.measurement.study import Draw
-from testbed.schema.placement_study import PlacementStudy
+from testbed.placement.spec import PlacementStudy
 
 _DASHES = ("-", "--", ":")
 _MARKS = "osD^vPX*h<>"

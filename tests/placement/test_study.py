@@ -8,11 +8,9 @@ import pytest
 
 from testbed.errors import InputError
 from testbed.experiment.studies import StudyResult, plan_study, run_study
-from testbed.placement.registry import BUILT_IN
+from testbed.placement.spec import PlacementStudy
 from testbed.placement.study import interval
-from testbed.schema import placement_study
 from testbed.schema.files import load_as
-from testbed.schema.placement_study import PlacementStudy
 from tests.running import ROOT
 
 SMALL = """# small
@@ -89,7 +87,8 @@ def test_findings_say_what_was_judged(result: StudyResult) -> None:
     ({"alphas_ms": [1, 1]}, "stands twice"),
     ({"shift": {"every": 20, "by": 1}}, "too late"),
     ({"network": [{"name": "edge", "nodes": 2, "memory": "1GB"}]}, "last tier"),
-    ({"network": "III"}, "network"),
+    ({"network": "III"}, "use one of 'I' or 'II'"),
+    ({"network": [{"name": "edge", "nodes": 1}]}, r"network\[0\].memory: is missing"),
     ({"polices": []}, "unknown key"),
 ])
 def test_bad_files_are_refused_before_anything_runs(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -105,15 +104,11 @@ def test_bad_files_are_refused_before_anything_runs(tmp_path: Path, change: dict
     ({"name": "a", "policy": "sg", "options": {"magic": 1}}, "magic"),
     ({"name": "a", "policy": "mine.py:Something"}, "no class Something"),
 ])
-def test_bad_options_are_refused(tmp_path: Path, policy: dict[str, object], message: str) -> None:
+def test_bad_options_are_refused_before_anything_runs(tmp_path: Path, policy: dict[str, object], message: str) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "small.yaml").write_text(SMALL)
     with pytest.raises(InputError, match=message):
-        run_study(tmp_path / "small.yaml", {"policies": [policy]}, runs=tmp_path / "runs")
-
-
-def test_the_schema_knows_the_built_in_placements() -> None:
-    assert sorted(BUILT_IN) == sorted(placement_study.BUILT_IN)
+        plan_study(tmp_path / "small.yaml", {"policies": [policy]})
 
 
 @pytest.mark.parametrize("name", ["idn_analytic", "idn_shift_analytic", "idn_scarce_analytic", "idn_alpha_analytic"])

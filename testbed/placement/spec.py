@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from testbed.errors import InputError
+from testbed.placement.registry import BUILT_IN, check_options
 from testbed.schema.scenario import POLICY_NAME
 from testbed.schema.study import Study
 from testbed.schema.topology import Strict
 from testbed.schema.units import Duration, Size
-
-BUILT_IN = ("fixed", "infida", "infida-offline", "lfu", "lru", "olag", "sg")
 
 
 class TierSpec(Strict):
@@ -30,13 +30,17 @@ class PlacementSpec(Strict):
 
     name: str = Field(pattern=POLICY_NAME)
     policy: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
 
     @model_validator(mode="after")
     def _known(self) -> PlacementSpec:
         if self.policy not in BUILT_IN and ".py:" not in self.policy:
-            raise ValueError(f"policy: there is no placement {self.policy!r}|use one of {', '.join(BUILT_IN)}, or a file such as "
-                             "my_placement.py:MyPlacement")
+            raise ValueError(f"policy: there is no placement {self.policy!r}|use one of {', '.join(sorted(BUILT_IN))}, or a file "
+                             "such as my_placement.py:MyPlacement")
+        try:
+            check_options(self.policy, self.options)
+        except InputError as error:
+            raise ValueError(f"options: {error.problem}|{error.remedy}") from error
         return self
 
 
@@ -57,7 +61,8 @@ class PlacementStudy(Study):
 
     version: ClassVar[int] = 1
 
-    network: Literal["I", "II"] | list[TierSpec] = "I"
+    network: Annotated[Annotated[Literal["I", "II"], Tag("union-name")] | Annotated[list[TierSpec], Tag("union-tiers")],
+                       Discriminator(lambda value: "union-name" if isinstance(value, str) else "union-tiers")] = "I"
     tasks: int = Field(20, ge=1, le=1000)
     copies: int = Field(3, ge=1, le=50)
     runtime_memory: Size = "500MB"  # type: ignore[assignment]
