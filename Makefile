@@ -2,7 +2,7 @@
 #   make run [SCENARIO=file.yaml] [ARGS="--set key=a,b"]
 #   make test [TESTS=tests/traces] [ARGS="-k word"]
 SCENARIO ?= scenarios/quickstart.yaml
-TESTS ?= tests
+TESTS ?=
 ARGS ?=
 
 .PHONY: help run test lint doctor clean
@@ -19,7 +19,7 @@ run:
 
 test:
 	@tools/setup.sh test
-	@.venv/bin/python -m pytest $(TESTS) $(ARGS)
+	@tools/test.sh $(TESTS) $(ARGS)
 
 lint:
 	@tools/setup.sh lint
