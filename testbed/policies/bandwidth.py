@@ -122,25 +122,31 @@ def make_estimator(kind: str, initial_bps: float = 5e6) -> RateEstimator:
 
 
 class RoundTrip:
-    """Round-trip time: a moving average of probes; without probes, twice the shortest of the last small answers.
+    """Round-trip time of a path, from empty echoes and from small answers.
 
-    The shortest, because a small answer waits behind nothing but queues; twice, because only one way was timed.
+    Without `alpha`: the shortest of the last `window` samples. An echo that waits behind a request of one's own says nothing of
+    the path, and taken off a transfer's time it would make the rate look higher than it is. A small answer counts twice,
+    because only one way was timed. With `alpha`: a moving average of echoes, as LayerCake's client keeps; answers, again the
+    shortest, count until the first echo.
     """
 
-    def __init__(self, initial_s: float = 0.05, alpha: float = 0.5, window: int = 8) -> None:
+    def __init__(self, initial_s: float = 0.05, alpha: float | None = None, window: int = 16) -> None:
         """Raises ValueError when `initial_s` is negative or alpha not in (0, 1]."""
         if not 0 <= initial_s < math.inf:
             raise ValueError(f"initial_rtt_s: {initial_s!r} is not a time of at least 0")
-        self._initial_s, self._alpha = float(initial_s), checked_alpha(alpha)
-        self._probed_s: float | None = None
-        self._one_way_s: deque[float] = deque(maxlen=window)
+        self._initial_s, self._alpha = float(initial_s), None if alpha is None else checked_alpha(alpha)
+        self._average_s: float | None = None
+        self._samples_s: deque[float] = deque(maxlen=window)
         self._t_ns: int | None = None
 
     def update(self, rtt_s: float, t_ns: int) -> bool:
         """Learn from the round trip of an empty echo; says whether it was used."""
         if not 0 < rtt_s < math.inf:
             return False
-        self._probed_s = rtt_s if self._probed_s is None else self._probed_s + self._alpha * (rtt_s - self._probed_s)
+        if self._alpha is None:
+            self._samples_s.append(rtt_s)
+        else:
+            self._average_s = rtt_s if self._average_s is None else self._average_s + self._alpha * (rtt_s - self._average_s)
         self._t_ns = t_ns
         return True
 
@@ -148,16 +154,16 @@ class RoundTrip:
         """Learn from the transfer of a small message, timed at both ends; says whether it was used."""
         if not 0 < duration_s < math.inf:
             return False
-        self._one_way_s.append(duration_s)
+        self._samples_s.append(2.0 * duration_s)
         self._t_ns = t_ns
         return True
 
     @property
     def s(self) -> float:
         """The estimate in seconds."""
-        if self._probed_s is not None:
-            return self._probed_s
-        return 2.0 * min(self._one_way_s) if self._one_way_s else self._initial_s
+        if self._average_s is not None:
+            return self._average_s
+        return min(self._samples_s) if self._samples_s else self._initial_s
 
     def age_s(self, t_ns: int) -> float:
         """Time since the last sample; infinite before the first."""
@@ -192,7 +198,7 @@ class Path:
         if probe.rtt_s is not None:
             self.rtt.update(probe.rtt_s, probe.t_ns)
         if probe.duration_s is not None:
-            self.rate.update(probe.size_bytes, probe.duration_s, self.rtt.s if probe.rtt_s is None else probe.rtt_s, probe.t_ns)
+            self.rate.update(probe.size_bytes, probe.duration_s, self.rtt.s, probe.t_ns)
 
     def transfer_s(self, payload_bytes: float) -> float:
         """Predicted time of a message with this payload, one way: (payload + MESSAGE_BYTES) * 8 / rate + half a round trip."""
@@ -210,9 +216,9 @@ class Path:
 
 
 def paths_from(context: Context, estimator: str = "ewma", initial_bps: float = 5e6,
-               initial_rtt_s: float = 0.05) -> dict[str, Path]:
-    """A path from the device to each remote node, by the node's name. Raises ValueError for bad options."""
-    return {node: Path(context.device, node, make_estimator(estimator, initial_bps), RoundTrip(initial_rtt_s))
+               initial_rtt_s: float = 0.05, rtt_alpha: float | None = None) -> dict[str, Path]:
+    """A path from the device to each remote node, by the node's name; `rtt_alpha` is `RoundTrip`'s alpha. Raises ValueError."""
+    return {node: Path(context.device, node, make_estimator(estimator, initial_bps), RoundTrip(initial_rtt_s, rtt_alpha))
             for node in context.remote_nodes}
 
 

@@ -97,7 +97,7 @@ class LayerCake(Policy):
         self._backup, self._backup_factor, self._codec = backup, backup_factor, input_codec
         self.states = ModelStates(context, [*self._local, *self._remote], percentile=percentile, window=window,
                                   prior_runs=prior_runs, cold_s=cold_s)
-        self.paths = paths_from(context, "ewma", initial_bps, initial_rtt_s)
+        self.paths = paths_from(context, "ewma", initial_bps, initial_rtt_s, rtt_alpha=0.5)
         if self._remote:
             self.probes = ProbeSpec(probe_period_s, probe_bytes)
         self._scores: dict[str, float] = {}

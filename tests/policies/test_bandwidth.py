@@ -138,26 +138,40 @@ def test_a_short_transfer_moves_the_kalman_filter_less_than_a_long_one() -> None
     assert gains == sorted(gains) and gains[0] < 0.1 * gains[-1]
 
 
-def test_round_trip_from_probes_halves_its_error_and_goes_before_answers() -> None:
-    rtt = RoundTrip(0.05)
+def test_a_smoothed_round_trip_halves_its_error_with_each_echo_and_goes_before_answers() -> None:
+    rtt = RoundTrip(0.05, alpha=0.5)
     assert rtt.s == 0.05 and rtt.age_s(S) == math.inf
     rtt.update_one_way(0.03, S)
     rtt.update_one_way(0.012, S)
-    rtt.update_one_way(0.2, S)
     assert rtt.s == pytest.approx(0.024)
     rtt.update(0.1, S)
     for n in range(1, 10):
         rtt.update(0.02, n * S)
         assert rtt.s - 0.02 == pytest.approx(0.08 * 0.5**n)
-    assert not rtt.update(-1, S) and not rtt.update(math.nan, S)
+    assert not rtt.update(-1, S) and not rtt.update(math.nan, S) and not rtt.update_one_way(0, S)
 
 
-def test_answers_that_were_fast_once_are_forgotten() -> None:
-    rtt = RoundTrip(window=8)
-    rtt.update_one_way(0.001, S)
-    for _ in range(8):
-        rtt.update_one_way(0.03, S)
-    assert rtt.s == pytest.approx(0.06)
+def test_the_shortest_of_the_last_samples_is_the_round_trip_whatever_waited() -> None:
+    draw, rtt, seen = random.Random(2), RoundTrip(0.05, window=16), []
+    assert rtt.s == 0.05
+    for i in range(100):
+        if draw.random() < 0.5:
+            seen.append(0.04 + draw.expovariate(10))
+            rtt.update(seen[-1], i * S)
+        else:
+            one_way = 0.02 + draw.expovariate(20)
+            seen.append(2 * one_way)
+            rtt.update_one_way(one_way, i * S)
+        assert rtt.s == pytest.approx(min(seen[-16:]))
+    assert rtt.age_s(101 * S) == pytest.approx(2)
+
+
+def test_echoes_that_wait_behind_a_request_do_not_make_the_rate_look_higher() -> None:
+    path = Path("device1", "edge1", Ewma())
+    for i in range(20):  # 0.4 Mbit/s, 40 ms; every echo waits for an upload of its own device
+        path.observe(outcome(i * S, Transfer("device1", "edge1", 12_600, 0.02 + 0.252), Transfer("edge1", "device1", 900, 0.02)))
+        path.observe_probe(probe(i * S, 0.29, 10_000, 0.04 + 0.2))
+        assert path.rate.bps == pytest.approx(0.4e6, rel=1e-6) and path.rtt.s == pytest.approx(0.04)
 
 
 def test_a_path_finds_rate_and_delay_from_transfers_of_its_own_way_only() -> None:
