@@ -1,4 +1,4 @@
-"""Token-bucket offloading in a running network: the weak exit on the device answers, unless the table says to spend a token."""
+"""Token-bucket offloading in a running network: the weak model on the device answers, unless the table says to spend a token."""
 
 from __future__ import annotations
 
@@ -8,36 +8,40 @@ from typing import ClassVar
 
 from testbed.policies.base import Policy
 from testbed.policies.chain import checked_codecs, model_of, server_of
-from testbed.policies.knowledge import Context, Observation, Outcome
+from testbed.policies.knowledge import Context, ModelInfo, Observation, Outcome
 from testbed.policies.plan import ExitRule, Plan, Step
 from testbed.policies.token_bucket.bucket import Bucket
+from testbed.policies.token_bucket.meter import Meter
+from testbed.policies.token_bucket.wire import bucket_of, wire_bytes
 
 
 class TokenBucket(Policy):
-    """Runs the model up to an early exit on the device; a token lets the rest run on a server.
+    """Runs a weak model on the device; a token lets a strong one on a server answer instead.
 
     ### Decides
-    The bucket's level when the request begins picks a threshold h from the table. The exit answers when the calibrated entropy
-    of its probabilities is at most h; else the tensor goes on to the server, and a token is spent. Below one token the
-    exit answers always. The table is a study's (`policy_r*_b*.yaml` of a token_bucket study): MDP thresholds, translated from
-    the metric to the entropy where the metric first reaches them.
+    The bucket's level at the request's scheduled instant picks a threshold h from the table. The weak answer stands when the
+    calibrated entropy of its probabilities is at most h; else the server is asked, and a token is spent. Below one token the
+    weak answer stands always, and when the server cannot be reached. The table is a study's (`policy_r*_b*.yaml` of a
+    token_bucket study): MDP thresholds, translated from the metric to the entropy where the metric first reaches them.
 
     ### Conforms
-    Requests that are under way count as if each had spent a token, until their outcome is known. So in any time t the device
-    offloads at most depth + rate * t / unit_s images, whatever overlaps. A request that failed counts as offloaded.
+    Requests that are under way count as if each had spent a token, until their outcome is known. So of the requests that are
+    scheduled within any time t at most depth + rate * t / unit_s are offloaded, whatever overlaps. A request that failed counts
+    as offloaded. With one request under way at a time (`load.queue: {workers: 1}`) decisions are those of the analytic policy.
 
     ### Options
     | option | unit | default | meaning |
     |---|---|---|---|
-    | rate, depth | tokens per unit of time, tokens | 0.1, 4 | the bucket; it starts full |
+    | rate | images per unit of time, or a rate such as `12kbit` | 0.1 | of the bucket; it starts full |
+    | depth | images, or a size such as `16KB` | 4 | of the bucket |
     | entropy | nats | 1.0 | threshold per level from one token to full, or one for all; null: never offload at this level |
     | unit_s | s | 1 | the unit of time; a study counts in arrivals, so the mean time between requests |
-    | exit, model, node | | first exit, the scenario's, nearest | early exit that answers, model, tier or name of the server |
-    | codec | | raw | how the tensor travels |
+    | model, exit | | the scenario's, its first exit | weak model, and the exit that gives its answer: its first |
+    | strong | | the weak model | model on the server; the weak one: its remaining stages, and the tensor is sent, not the image |
+    | node | | nearest | tier or name of the server |
+    | codec | | raw | how the image, or the tensor, travels |
 
-    ### Different from the papers
-    Weak and strong answer are two exits of one model, and the tensor travels in place of the image; the papers have two models
-    and send the image.
+    A rate in bit/s and a depth in bytes count what one offload puts on the link, headers of all layers included.
 
     ### Reference
     Chakrabarti, Guerin, Lu and Liu, SEC 2021, arXiv 2010.13737.
@@ -50,34 +54,30 @@ class TokenBucket(Policy):
     version: ClassVar[int] = 1
     all_foreseen: ClassVar[bool] = True
 
-    def __init__(self, context: Context, rate: float = 0.1, depth: float = 4.0,
+    def __init__(self, context: Context, rate: float | str = 0.1, depth: float | str = 4.0,
                  entropy: float | Sequence[float | None] = 1.0, unit_s: float = 1.0, exit: str | None = None,
-                 model: str | None = None, node: str | None = None, codec: str = "raw") -> None:
-        """Raises ValueError for options that cannot be."""
+                 model: str | None = None, strong: str | None = None, node: str | None = None, codec: str = "raw") -> None:
+        """Raises ValueError, InputError for options that cannot be."""
         super().__init__(context)
         checked_codecs(codec)
         if not unit_s > 0:
             raise ValueError("unit_s must be above 0")
-        self._bucket = Bucket.of(rate, depth)
-        levels = self._bucket.levels
-        table = list(entropy) if isinstance(entropy, Sequence) else [entropy] * levels
-        if len(table) != levels:
-            raise ValueError(f"entropy: has {len(table)} values, and this bucket has {levels} levels from one token to full")
-        self._info = model_of(context, model)
-        early = {name: stage for name, stage in self._info.exits.items() if name != self._info.final_exit}
-        if not early:
-            raise ValueError(f"model {self._info.name} has no early exit")
-        name = min(early, key=early.__getitem__) if exit is None else exit
-        if name not in early:
-            raise ValueError(f"exit: {name!r} is not one of {', '.join(early)}")
-        self._server, self._codec, self._stop = server_of(context, node), codec, early[name] + 1
-        scale = math.log(self._info.output_bytes[-1] // 4)  # the rule's entropy is divided by log(classes)
+        self._weak = model_of(context, model)
+        self._strong = self._weak if strong is None else model_of(context, strong)
+        self._stop = weak_stop(self._weak, exit, alone=self._strong.name == self._weak.name)
+        self._begin = self._stop if self._strong.name == self._weak.name else 0  # of the strong part
+        self._server, self._codec = server_of(context, node), codec
+        self._bucket = bucket_of(rate, depth, unit_s, wire_bytes(self._strong.bytes_at(self._begin, codec)))
+        table = table_of(entropy, self._bucket)
+        scale = math.log(self._weak.output_bytes[-1] // 4)  # the rule's entropy is divided by log(classes)
         self._keep = Plan("keep", (self._step(ExitRule("always", 0.0)),))
         self._plans = [self._keep if h is None else self._offer(h / scale) for h in table]
-        self._parts_per_ns = self._bucket.refill / (unit_s * 1e9)
-        self._level, self._at_ns, self._begun = float(self._bucket.depth), 0, False
-        self._open: set[str] = set()
+        self._meter = Meter(self._bucket, round(unit_s * 1e9))
         self._scores: dict[str, float] = {}
+
+    def models(self) -> tuple[str, ...]:
+        """The weak and the strong model."""
+        return tuple(dict.fromkeys((self._weak.name, self._strong.name)))
 
     def plans(self) -> tuple[Plan, ...]:
         """Every plan of the table, and the one that keeps the token."""
@@ -85,40 +85,55 @@ class TokenBucket(Policy):
 
     def decide(self, observation: Observation) -> Plan:
         """The threshold of the level that is left when all open requests spend a token."""
-        self._refill(observation.t_ns)
-        free = self._level - self._bucket.token * len(self._open)
-        row = math.floor(free + 1e-9) - self._bucket.token
+        parts = self._meter.at(observation.t_ns - round(observation.elapsed_s * 1e9))
+        row = parts - self._bucket.token
         plan = self._plans[row] if row >= 0 else self._keep
         if plan is not self._keep:
-            self._open.add(observation.request_id)
+            self._meter.open(observation.request_id)
         rule = plan.steps[0].exit
-        self._scores = {"tokens": self._level / self._bucket.token, "open": float(len(self._open)),
+        self._scores = {"tokens": parts / self._bucket.token, "open": float(self._meter.open_count),
                         "entropy_threshold": -1.0 if plan is self._keep or rule is None else rule.threshold}
         return plan
 
     def observe(self, outcome: Outcome) -> None:
-        """A token is spent when the tensor left the device, or when nobody knows whether it did."""
-        if outcome.request_id not in self._open:
-            return
-        self._open.discard(outcome.request_id)
-        self._refill(outcome.t_ns)
-        left = any(sent.src_node == self.context.device for sent in outcome.transfers)
-        if left or outcome.final_node != self.context.device:
-            self._level -= self._bucket.token
+        """A token is kept when the weak answer stood; it is spent when the server answered, or nobody knows what was sent."""
+        stood = outcome.status == "ok" and outcome.final_node == self.context.device and not outcome.used_fallback
+        self._meter.close(outcome.request_id, spent=not stood)
 
     def scores(self) -> Mapping[str, float]:
         """Of the last decision: tokens, requests under way that may spend one, threshold (normalised entropy; -1: keeps)."""
         return self._scores
 
-    def _refill(self, t_ns: int) -> None:
-        if self._begun:
-            gain = max(0, t_ns - self._at_ns) * self._parts_per_ns
-            self._level = min(float(self._bucket.depth), self._level + gain)
-        self._begun, self._at_ns = True, max(t_ns, self._at_ns)
-
     def _offer(self, threshold: float) -> Plan:
-        rest = Step(self._server, self._info.name, self._stop, self._info.num_stages, self._codec)
-        return Plan(f"offer-{threshold:.3f}", (self._step(ExitRule("entropy", threshold, calibrated=True)), rest))
+        rest = Step(self._server, self._strong.name, self._begin, self._strong.num_stages, self._codec)
+        return Plan(f"offer-{threshold:.3f}", (self._step(ExitRule("entropy", threshold, calibrated=True)), rest),
+                    fallback=self._keep.steps)
 
     def _step(self, rule: ExitRule) -> Step:
-        return Step(self.context.device, self._info.name, 0, self._stop, exit=rule)
+        return Step(self.context.device, self._weak.name, 0, self._stop, exit=rule)
+
+
+def weak_stop(weak: ModelInfo, exit: str | None, alone: bool) -> int:
+    """Stages of the weak model up to the exit that gives its answer. Raises ValueError.
+
+    `alone`: the strong answer comes from the same model, so that something must be left of it. An exit before the one asked for
+    would answer first, so only the first is possible.
+    """
+    first = min(weak.exits, key=lambda name: weak.exits[name])
+    if exit is not None and exit not in weak.exits:
+        raise ValueError(f"exit: {exit!r} is not one of {', '.join(weak.exits)}")
+    if exit not in (None, first):
+        raise ValueError(f"exit: {exit!r} comes after {first!r}, which would answer before it; the first exit is the weak answer")
+    if alone and first == weak.final_exit:
+        raise ValueError(f"model {weak.name} has no early exit; name another model with strong:")
+    return weak.exits[first] + 1
+
+
+def table_of(entropy: float | Sequence[float | None], bucket: Bucket) -> list[float | None]:
+    """Thresholds (levels,) in nats. Raises ValueError."""
+    table: list[float | None] = list(entropy) if isinstance(entropy, Sequence) else [entropy] * bucket.levels
+    if len(table) != bucket.levels:
+        raise ValueError(f"entropy: has {len(table)} values, and this bucket has {bucket.levels} levels from one token to full")
+    if any(h is not None and not (math.isfinite(h) and h >= 0) for h in table):
+        raise ValueError("entropy: thresholds are at least 0, or null")
+    return table

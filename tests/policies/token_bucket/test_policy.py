@@ -9,7 +9,7 @@ import pytest
 
 from testbed.policies.check import check_policy
 from testbed.policies.knowledge import Observation, Outcome, Transfer
-from testbed.policies.plan import Plan
+from testbed.policies.plan import ExitRule, Plan
 from testbed.policies.rehearsal import made_up_context
 from testbed.policies.token_bucket.bucket import Bucket, spend
 from testbed.policies.token_bucket.mdp import Choices, solve
@@ -101,3 +101,25 @@ def test_entropies_of_thresholds() -> None:
     metric = Metric(1.0, 0.1, h, np.minimum(h, 1.0) - 0.5 * np.maximum(h - 1.5, 0))  # rises, stays, falls
     found = metric.entropy_at(np.array([np.inf, 1.1, 0.5, 0.0]))
     assert found[:2] == [None, None] and found[2] == pytest.approx(0.5, abs=0.003) and found[3] == 0
+
+
+def test_two_models_weak_on_the_device_then_the_image_to_the_strong_one() -> None:
+    names = list(CONTEXT.models)
+    other = next(name for name in names if name != CONTEXT.model)
+    policy = TokenBucket(CONTEXT, 0.25, 2, 0.5, strong=other, codec="uint8")
+    weak, strong = policy.decide(Observation(0, "a")).steps
+    assert (weak.node, weak.model, weak.start) == (CONTEXT.device, CONTEXT.model, 0)
+    assert (strong.model, strong.start, strong.stop, strong.codec) == (other, 0, CONTEXT.models[other].num_stages, "uint8")
+    assert set(policy.models()) == {CONTEXT.model, other}
+    assert policy.decide(Observation(0, "b")).fallback[0].exit == ExitRule("always", 0.0), "the weak answer, when nobody is there"
+
+
+def test_the_schedule_decides_not_the_moment_of_the_decision() -> None:
+    late, punctual = (TokenBucket(CONTEXT, 0.25, 1, 0.0) for _ in range(2))
+    for i in range(40):  # every fourth request finds a token, whether it waited on the device or not
+        wait_ns = (i * 37 % 11) * SECOND // 100
+        plans = [punctual.decide(Observation(i * SECOND, str(i))),
+                 late.decide(Observation(i * SECOND + wait_ns, str(i), elapsed_s=wait_ns / 1e9))]
+        assert [len(p.steps) for p in plans] == [2 if i % 4 == 0 else 1] * 2
+        for policy, plan in zip((punctual, late), plans, strict=True):
+            policy.observe(outcome(plan, str(i), i * SECOND, len(plan.steps) == 2))
