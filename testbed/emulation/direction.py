@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from testbed.emulation import netlink
 from testbed.emulation.impairment import TABLE_SCALE
 from testbed.errors import InputError
 from testbed.traces import Trace
@@ -83,6 +84,7 @@ class DirectionSpec:
     Parameters
     ----------
     rate_bps: fixed rate of IP-layer bits, or None (not shaped, unless ``trace``).
+    burst_bytes: bucket of a fixed rate in IP bytes from the start of the replay on; None: one frame and 2 ms of the rate.
     trace, trace_offset_ns: replayed rate, from that position of the trace on; see `replay` for the exact semantics.
     at_end: after the last segment begin again ("loop"), or carry nothing any more ("stop").
     delay_s: one-way delay behind the queue. jitter_s: spread of the delay, drawn per packet: standard deviation for
@@ -97,6 +99,7 @@ class DirectionSpec:
     """
 
     rate_bps: int | None = None
+    burst_bytes: int | None = None
     trace: Trace | None = None
     trace_offset_ns: int = 0
     at_end: Literal["loop", "stop"] = "loop"
@@ -116,6 +119,10 @@ class DirectionSpec:
             raise InputError("a direction has either a fixed rate or a trace", value=self.rate_bps)
         if self.rate_bps is not None and not 0 <= self.rate_bps <= MAX_RATE_BPS:
             raise InputError("rate_bps must lie between 0 and 32 Gbit/s", value=self.rate_bps)
+        if self.burst_bytes is not None and (
+            self.rate_bps is None or self.burst_bytes < MTU_BYTES + netlink.ETHERNET_HEADER_BYTES
+        ):
+            raise InputError("burst_bytes goes with rate_bps and holds a frame", value=self.burst_bytes)
         for key in ("delay_s", "jitter_s"):
             value = getattr(self, key)
             if not (math.isfinite(value) and 0 <= value <= 100):
@@ -158,6 +165,13 @@ class DirectionSpec:
     def mean_loss(self) -> float:
         """Share of packets that the link loses (not counting its queue)."""
         return self.loss if self.gilbert_elliott is None else self.gilbert_elliott.mean_loss
+
+    @property
+    def bucket_bytes(self) -> int | None:
+        """What a fixed rate lets through at once while the load runs; None where no rate is fixed."""
+        if self.rate_bps is None:
+            return None
+        return netlink.bucket_bytes(self.rate_bps // 8, MTU_BYTES) if self.burst_bytes is None else self.burst_bytes
 
     def queue_limit(self) -> tuple[Literal["bytes", "packets"], int]:
         """What the kernel's queue counts, and its limit."""

@@ -199,6 +199,7 @@ class LinkFabric:
                         "limit_kind": kind,
                         "limit": limit,
                         "rate_bps": None if mean is None else round(mean),
+                        "burst_bytes": spec.burst_bytes,
                         "trace_fd": trace_fd,
                         "trace_name": spec.trace.name if spec.trace is not None else "",
                         "trace_offset_ns": spec.trace_offset_ns,

@@ -56,6 +56,8 @@ class Direction:
         self.trace = _load_trace(fields["trace_fd"], self.trace_name) if fields["trace_fd"] is not None else None
         self.stop_at_end = fields["at_end"] == "stop"
         self._rate_bps: int | None = fields["rate_bps"]  # for a trace: its mean, until the replay starts
+        self._burst_bytes: int | None = fields["burst_bytes"]
+        self._bursting = False  # from the start of the replay on: calibration measures the rate
         self._override_bps: int | None = None
         self.down = self.held = False
         self.replaying = False
@@ -102,7 +104,7 @@ class Direction:
         if self._installed:  # wake the bucket while its largest packet is still smaller than the kick
             self._set(self._fixed(rate_bytes, largest))
             self._kick()
-        self._set(self._fixed(rate_bytes))
+        self._set(self._fixed(rate_bytes, self._burst_bytes if self._bursting else None))
 
     def _fixed(self, rate_bytes: int | None, burst_bytes: int | None = None) -> bytes:
         return netlink.fixed_message(
@@ -148,6 +150,12 @@ class Direction:
             self._last_message = b""
 
     # ---- replay ------------------------------------------------------------------------------------------
+
+    def allow_burst(self) -> None:
+        """Let the bucket of a fixed rate hold its burst from now on; it begins full."""
+        self._bursting = self._burst_bytes is not None
+        if self._bursting:
+            self.apply_static()
 
     def begin(self, start_ns: int, phase_ns: int, step_ns: int) -> int:
         """Arm the replay; returns the first due instant."""
@@ -393,6 +401,8 @@ class Shaper:
         for position, direction in enumerate(playing):
             phase_ns = position * self._step_ns // len(playing)
             heapq.heappush(self._schedule, (direction.begin(start_ns, phase_ns, self._step_ns), 0, direction.index))
+        for direction in self._directions:
+            direction.allow_burst()
         return {"ok": True}
 
     def _do_pause(self) -> dict[str, Any]:

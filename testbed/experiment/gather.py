@@ -10,10 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from testbed.emulation.direction import MTU_BYTES
 from testbed.emulation.fabric import LinkFabric
 from testbed.emulation.link import DirectionSpec
-from testbed.emulation.netlink import bucket_bytes
 from testbed.emulation.network import Network
 from testbed.experiment.reroutes import follow_reroutes
 from testbed.measurement.atomic import write_json_atomic, write_text_atomic
@@ -98,8 +96,7 @@ def links(scenario: Scenario, network: Network, fabric: LinkFabric,
                 "path": "+".join(asked.trace or ()), "sha256": spec.trace.sha256, "offset_ns": spec.trace_offset_ns,
                 "duration_ns": spec.trace.duration_ns, "mean_rate_bps": spec.trace.mean_rate_bps,
                 "scale": asked.trace_scale}
-            bucket = None if spec.rate_bps is None else bucket_bytes(spec.rate_bps // 8, MTU_BYTES)
-            row[which] = {"rate_bps": spec.rate_bps, "bucket_bytes": bucket, "trace": trace, "delay_s": spec.delay_s,
+            row[which] = {"rate_bps": spec.rate_bps, "bucket_bytes": spec.bucket_bytes, "trace": trace, "delay_s": spec.delay_s,
                           "jitter_s": spec.jitter_s,
                           "loss": asked.loss.model_dump(mode="json") if asked.loss else None,
                           "queue": asked.queue.model_dump(mode="json", exclude_none=True) if asked.queue else None,

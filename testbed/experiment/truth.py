@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from testbed.emulation.direction import MTU_BYTES, DirectionSpec
-from testbed.emulation.netlink import bucket_bytes
+from testbed.emulation.direction import DirectionSpec
 from testbed.experiment.directions import direction_specs
 from testbed.experiment.trials import devices_of
 from testbed.measurement.trial import MANIFEST, read_json
@@ -68,8 +67,7 @@ def _capacity(spec: DirectionSpec, horizon_s: float, step_ns: int, phase_ns: int
     if spec.trace is not None:
         return Capacity.of_trace(spec.trace, horizon_s, spec.trace_offset_ns, spec.delay_s, loop=spec.at_end == "loop",
                                  step_ns=step_ns, phase_ns=phase_ns)
-    bucket = 0 if spec.rate_bps is None else bucket_bytes(spec.rate_bps // 8, MTU_BYTES)
-    return Capacity.of_rate(spec.rate_bps, spec.delay_s, bucket)
+    return Capacity.of_rate(spec.rate_bps, spec.delay_s, spec.bucket_bytes or 0)
 
 
 def _link_spans(scenario: Scenario, end_ns: float) -> dict[tuple[str, str], list[tuple[float, float, float]]]:

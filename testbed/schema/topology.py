@@ -87,9 +87,14 @@ class Loss(Strict):
 
 
 class Direction(Strict):
-    """One direction of a link. A rate is fixed or replayed from a trace; without either it is not shaped."""
+    """One direction of a link. A rate is fixed or replayed from a trace; without either it is not shaped.
+
+    `burst`: how much an idle link saves up of its fixed rate and lets through at once, IP bytes; one frame and 2 ms of the rate
+    without it. It counts from the start of the load on.
+    """
 
     rate: Rate | None = None
+    burst: Size | None = None
     trace: Annotated[tuple[str, ...] | None, BeforeValidator(_traces), PlainSerializer(_traces_written),
                      WithJsonSchema(_TRACE_SCHEMA)] = None
     trace_column: str | None = None
@@ -113,6 +118,9 @@ class Direction(Strict):
             raise ValueError("has both rate and trace|keep one of them")
         if self.rate is not None and self.rate < 8000:
             raise ValueError("has a rate below 8kbit|a link that carries nothing is a fault event, not a rate")
+        if self.burst is not None and (self.rate is None or self.burst < 2000):
+            raise ValueError("has a burst without a fixed rate, or one below 2000B|a burst is saved up from rate:, and holds a "
+                             "frame at least")
         if self.jitter > self.delay and self.jitter_distribution != "pareto":
             raise ValueError("has more jitter than delay|raise delay or lower jitter")
         if self.queue is not None and self.rate is None and self.trace is None:

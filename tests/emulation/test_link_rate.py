@@ -181,3 +181,31 @@ def test_bad_requests_are_refused_by_name(wire):
     link.fabric.stop()
     with pytest.raises(EmulationError):
         link.fabric.set_rate("wire", "up", 1)
+
+
+def test_an_idle_link_saves_up_its_burst_once_the_load_runs(wire):
+    rate_bps, burst_bytes, gap_s = 400_000, 9_000, 0.03  # six packets at once, then one per 30 ms
+    link = wire(DirectionSpec(rate_bps=rate_bps, burst_bytes=burst_bytes, queue=QueueLimit(packets=50)))
+    send = link.sender()
+
+    def spans_s(count):
+        got = link.receive(lambda: [send(n) for n in range(count)], expect=count)
+        assert got.numbers == list(range(count))
+        return [(t - got.arrived_ns[0]) / 1e9 for t in got.arrived_ns]
+
+    before = spans_s(10)
+    assert before[-1] > 0.9 * 8 * gap_s, "calibration sees the rate"
+    link.fabric.start_replay(time.monotonic_ns())
+    time.sleep(0.05)
+    full = spans_s(12)
+    assert full[5] < gap_s, "what was saved up leaves at once"
+    assert 0.9 * 5 * gap_s < full[11] - full[5] < 3 * 6 * gap_s, "the rest at the rate"
+    time.sleep(3.2 * gap_s)
+    again = spans_s(8)
+    assert again[2] < 2 * gap_s and again[-1] - again[3] > 0.9 * 3 * gap_s, "an idle time brings what the rate brings in it"
+
+
+@pytest.mark.parametrize("wanted", [{"burst_bytes": 9000}, {"rate_bps": 400_000, "burst_bytes": 1500}])
+def test_bursts_that_cannot_be(wanted):
+    with pytest.raises(InputError, match="burst"):
+        DirectionSpec(**wanted)

@@ -12,7 +12,7 @@ from testbed.policies.knowledge import Context, ModelInfo, Observation, Outcome
 from testbed.policies.plan import ExitRule, Plan, Step
 from testbed.policies.token_bucket.bucket import Bucket
 from testbed.policies.token_bucket.meter import Meter
-from testbed.policies.token_bucket.wire import bucket_of, wire_bytes
+from testbed.policies.token_bucket.wire import bucket_of, offload_bytes
 
 
 class TokenBucket(Policy):
@@ -67,7 +67,7 @@ class TokenBucket(Policy):
         self._stop = weak_stop(self._weak, exit, alone=self._strong.name == self._weak.name)
         self._begin = self._stop if self._strong.name == self._weak.name else 0  # of the strong part
         self._server, self._codec = server_of(context, node), codec
-        self._bucket = bucket_of(rate, depth, unit_s, wire_bytes(self._strong.bytes_at(self._begin, codec)))
+        self._bucket = bucket_of(rate, depth, unit_s, offload_bytes(self._strong.bytes_at(self._begin, codec)))
         table = table_of(entropy, self._bucket)
         scale = math.log(self._weak.output_bytes[-1] // 4)  # the rule's entropy is divided by log(classes)
         self._keep = Plan("keep", (self._step(ExitRule("always", 0.0)),))

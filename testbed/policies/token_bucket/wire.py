@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
+from testbed.measurement.wire import wire_bytes
 from testbed.policies.bandwidth import MESSAGE_BYTES
 from testbed.policies.token_bucket.bucket import Bucket
 from testbed.schema.units import parse_rate_bps, parse_size_bytes
 
-SEGMENT_BYTES = 1448  # of TCP payload in a 1500-byte packet with time stamps
-SEGMENT_HEADER_BYTES = 52  # IPv4 and TCP with time stamps
 
-
-def wire_bytes(payload_bytes: int) -> int:
-    """IP bytes of a message with this payload: HTTP head and tensor header, and the headers of every segment."""
-    message_bytes = payload_bytes + MESSAGE_BYTES
-    return message_bytes + SEGMENT_HEADER_BYTES * math.ceil(message_bytes / SEGMENT_BYTES)
+def offload_bytes(payload_bytes: int) -> int:
+    """IP bytes that one offload with this payload takes on the link: HTTP head, tensor header and TCP segments included."""
+    return round(wire_bytes(float(payload_bytes + MESSAGE_BYTES)))
 
 
 def bucket_of(rate: float | str, depth: float | str, unit_s: float, image_bytes: int) -> Bucket:

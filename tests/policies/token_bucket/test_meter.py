@@ -7,7 +7,7 @@ import pytest
 
 from testbed.policies.token_bucket.bucket import Bucket
 from testbed.policies.token_bucket.meter import Meter
-from testbed.policies.token_bucket.wire import bucket_of, wire_bytes
+from testbed.policies.token_bucket.wire import bucket_of, offload_bytes
 
 UNIT_NS = 333_333_333  # no whole number of parts per ns
 
@@ -72,9 +72,9 @@ def test_a_schedule_that_runs_backwards_brings_no_tokens() -> None:
 
 
 def test_bytes() -> None:
-    assert wire_bytes(0) == 600 + 52
-    assert wire_bytes(3072) == 3672 + 3 * 52
-    size = wire_bytes(3072)
+    assert offload_bytes(0) == 600 + 52
+    assert offload_bytes(3072) == 3672 + 3 * 52
+    size = offload_bytes(3072)
     bucket = bucket_of(f"{8 * size}bit", f"{2 * size}B", 0.25, size)  # an image per second, in units of 250 ms
     assert (bucket.rate, bucket.tokens) == (0.25, 2)
     for rate, depth in (("1mbit", 4), (0.1, "4KB"), ("1mbit", "4 parsec")):
