@@ -38,8 +38,8 @@ def _spec(direction: Direction) -> DirectionSpec:
         loss.p, loss.r, loss.loss_bad, loss.loss_good)
     spec = DirectionSpec(
         rate_bps=direction.rate, burst_bytes=direction.burst, trace=direction_trace(direction),
-        trace_offset_ns=int(direction.trace_offset * 1e9), at_end=direction.at_end, delay_s=direction.delay, jitter_s=direction.jitter,
-        jitter_distribution=direction.jitter_distribution,
+        trace_offset_ns=int(direction.trace_offset * 1e9), at_end=direction.at_end, delay_s=direction.delay,
+        jitter_s=direction.jitter, jitter_distribution=direction.jitter_distribution,
         loss=(loss.rate or 0.0) if loss is not None and chain is None else 0.0,
         loss_correlation=loss.correlation if loss is not None and chain is None else 0.0, gilbert_elliott=chain,
         reorder=direction.reorder, duplicate=direction.duplicate,
