@@ -24,8 +24,6 @@ from testbed.policies.token_bucket.spec import Images as ImageSource
 from testbed.policies.token_bucket.spec import TokenBucketStudy
 
 Progress = Callable[[float, str], None]
-CAMERA_TRAINING = (10, 2000)  # sequences and arrivals per camera of the grid search, from training images
-CAMERA_TEST = (50, 4000)
 
 
 def run(spec: TokenBucketStudy, progress: Progress) -> StudyOutcome:
@@ -120,7 +118,8 @@ def _cameras(spec: TokenBucketStudy, pair: Pair, comparison: Comparison, progres
     asked, rows = spec.cameras, []
     bucket = Bucket.of(asked.rate, asked.depth)
     for i, count in enumerate(asked.counts):
-        (rows_train, length), (rows_test, length_test) = CAMERA_TRAINING, CAMERA_TEST
+        rows_train, length = max(2, spec.train.sequences // 10), spec.train.length // 2  # for each of many grid points
+        rows_test, length_test = max(2, spec.test.sequences // 2), spec.test.length // 2
         train = make_stream(pair.train, spec.images, spec.arrivals, rows_train * count, length, (spec.seed, 4))
         test = make_stream(pair.test, spec.images, spec.arrivals, rows_test * count, length_test, (spec.seed, 5))
         shape = -1, count
@@ -165,15 +164,14 @@ def _policies(cells: Sequence[Cell]) -> dict[str, bytes]:
 
 
 def _live_policies(cells: Sequence[Cell], spec: TokenBucketStudy, pair: Pair) -> dict[str, bytes]:
-    """MDP tables as entries for a scenario's `policies:`, where weak and strong are exits of one model."""
-    if spec.weak.model != spec.strong.model or spec.weak.exit is None:
-        return {}
+    """MDP tables as entries for a scenario's `policies:`; `unit_s` is to be added where requests are not one second apart."""
     files = {}
     for cell in cells:
         rule = cell.rules.get("mdp")
         if isinstance(rule, Mdp):
             table = [None if h is None else round(h, 4) for h in pair.metric.entropy_at(rule.thresholds.values)]
-            options = {"rate": cell.rate, "depth": cell.depth, "exit": spec.weak.exit, "model": spec.weak.model, "entropy": table}
+            strong = {} if spec.strong.model == spec.weak.model else {"strong": spec.strong.model}
+            options = {"rate": cell.rate, "depth": cell.depth, "model": spec.weak.model, **strong, "entropy": table}
             entry = [{"name": "token-bucket", "policy": "token-bucket", "options": options}]
             files[f"policy_r{cell.rate:g}_b{cell.depth:g}.yaml"] = yaml.safe_dump(entry, sort_keys=False).encode()
     return files

@@ -8,15 +8,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from testbed.errors import InputError
 from testbed.experiment.studies import StudyResult, plan_study, run_study
 from testbed.inference.catalogue import load_catalogue
 from testbed.inference.logits import split_logits
+from testbed.policies.registry import make_policy
+from testbed.policies.rehearsal import made_up_context
 from testbed.policies.token_bucket.bucket import Bucket
 from testbed.policies.token_bucket.dqn import Dqn
 from testbed.policies.token_bucket.engine import Loss, interval_weights, mean_interval
+from testbed.policies.token_bucket.policy import TokenBucket
 from testbed.policies.token_bucket.spec import Arrivals, TokenBucketStudy
+from testbed.schema.scenario import PolicySpec
 
 ROOT = Path(__file__).parents[3]
 CATALOGUE = ROOT / "nodes" / "models" / "catalogue.yaml"
@@ -65,6 +70,16 @@ def test_the_trained_policies_are_kept_with_the_results(result: StudyResult) -> 
     assert [(t["rate"], t["depth"]) for t in tables] == [(0.1, 1), (0.1, 3)]
     assert len(tables[1]["thresholds"]) == Bucket.of(0.1, 3).levels
     assert Dqn.load(result.folder / "dqn_r0.1_b3.safetensors").bucket == Bucket.of(0.1, 3)
+
+
+def test_the_thresholds_are_written_for_a_running_network(result: StudyResult) -> None:
+    entry = yaml.safe_load((result.folder / "policy_r0.1_b3.yaml").read_text())[0]
+    context = made_up_context()
+    options = {**entry["options"], "model": "base"}  # of the made-up system, with an early exit too
+    policy = make_policy(PolicySpec(name=entry["name"], policy=entry["policy"], options=options), context)
+    assert isinstance(policy, TokenBucket) and len(options["entropy"]) == Bucket.of(0.1, 3).levels
+    finite = [h for h in options["entropy"] if h is not None]
+    assert finite == sorted(finite, reverse=True), "the more tokens, the less it takes"
 
 
 def test_further_tables(result: StudyResult) -> None:
