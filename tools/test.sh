@@ -2,7 +2,7 @@
 # The tests: without arguments all of them, first those that need nothing of this machine, side by side on its cores, then
 # those that build networks, start containers or boot a kernel, one at a time, because they measure. With arguments: pytest.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 pytest=".venv/bin/python -m pytest"
 if [ $# -gt 0 ]; then
     # shellcheck disable=SC2086 # a command and its arguments
