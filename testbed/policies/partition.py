@@ -64,8 +64,8 @@ class Partition:
         """Times of the three stages when these vertices run on the edge and all others in the cloud."""
         sent = [v for v, following in self.successors.items()
                 if (v == -1 or v in edge_side) and any(w not in edge_side for w in following)]
-        return Stages(sum(self.edge_s[v] for v in edge_side), sum(self.sending_s[v + 1] for v in sent),
-                      sum(self.cloud_s[v] for v in range(self.n) if v not in edge_side))
+        return Stages(sum((self.edge_s[v] for v in edge_side), 0.0), sum((self.sending_s[v + 1] for v in sent), 0.0),
+                      sum((self.cloud_s[v] for v in range(self.n) if v not in edge_side), 0.0))
 
     def is_closed(self, edge_side: frozenset[int]) -> bool:
         """Whether no vertex of the edge side reads what the cloud made."""

@@ -15,6 +15,7 @@ from testbed.experiment.content import Content
 from testbed.experiment.trials import plan_experiment
 from testbed.inference.catalogue import load_catalogue
 from testbed.inference.data import load_dataset
+from testbed.schema.files import load_scenario
 from tests.running import ROOT, command, logs, trial_folders
 
 MODEL = '''
@@ -198,3 +199,15 @@ def test_a_node_refuses_a_file_that_has_changed_since(scenario: Path, tmp_path: 
     (scenario.parent / "net.py").write_text(MODEL + "# another\n")
     with pytest.raises(InputError, match="not what it was when the run was planned"):
         load_model(catalogue, "net.py:build")
+
+
+def test_policies_know_the_graph_of_a_strangers_model(scenario: Path) -> None:
+    content = Content.of(load_scenario(scenario), scenario)
+    model = content.models["net.py:build"]
+    edges = {("input", "stem"), ("stem", "block_conv"), ("stem", "add"), ("block_conv", "add"), ("add", "relu"), ("relu", "amax"),
+             ("amax", "head")}
+    names = ("input", *model.stage_names)
+    assert {(names[a + 1], names[b + 1]) for a, b in model.edges} == edges
+    assert model.vertex_bytes == tuple(4 * n for n in (MAP, MAP, MAP, MAP, 6, 10))
+    assert model.output_bytes == tuple(4 * NUMBERS[cut] for cut in range(1, LAST + 1))
+    assert content.models["digits_branchy"].edges == ()  # a chain of stages
