@@ -170,9 +170,9 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def regressions_of(policy: PlanSpec | PolicySpec) -> set[str]:
-    """Files of layer regressions in a policy's options."""
-    named = policy.options.get("regression") if isinstance(policy, PolicySpec) else None
-    return {named} if isinstance(named, str) else set()
+    """Files of layer regressions and of trained policies in a policy's options."""
+    options = policy.options if isinstance(policy, PolicySpec) else {}
+    return {named for key in ("regression", "saved") if isinstance(named := options.get(key), str)}
 
 
 def _learned_codecs(policy: PlanSpec | PolicySpec) -> set[str]:

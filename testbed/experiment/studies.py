@@ -51,6 +51,8 @@ class Kind:
 # a kind's module is imported when a file names it, not before
 KINDS: dict[str, Kind] = {
     "mdinference": Kind("testbed.policies.mdinference_study:MDInferenceStudy", "testbed.policies.mdinference_study:run"),
+    "orchestration": Kind("testbed.policies.orchestration.spec:OrchestrationStudy",
+                          "testbed.policies.orchestration.study:run"),
     "placement": Kind("testbed.placement.spec:PlacementStudy", "testbed.placement.study:run_placement"),
     "token_bucket": Kind("testbed.policies.token_bucket.spec:TokenBucketStudy", "testbed.policies.token_bucket.study:run"),
 }

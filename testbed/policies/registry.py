@@ -16,6 +16,7 @@ from testbed.policies.layercake import LayerCake
 from testbed.policies.mdinference import MDInference
 from testbed.policies.modipick import ModiPick
 from testbed.policies.neurosurgeon import Neurosurgeon
+from testbed.policies.orchestration.policy import Orchestrated
 from testbed.policies.plan import Plan, Step
 from testbed.policies.random_plan import RandomPlan
 from testbed.policies.spinn import Spinn
@@ -31,6 +32,7 @@ BUILT_IN: dict[str, type[Policy]] = {  # published systems register here by name
     "mdinference": MDInference,
     "modipick": ModiPick,
     "neurosurgeon": Neurosurgeon,
+    "orchestrated": Orchestrated,
     "random": RandomPlan,
     "spinn": Spinn,
     "token-bucket": TokenBucket,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -140,3 +141,10 @@ def _dqn_class() -> Any:
         raise MissingToolError("DQN needs gymnasium and stable-baselines3",
                                remedy="install the extra: pip install -c constraints.txt 'testbed[rl]'") from None
     return DQN
+
+
+def fingerprint(problem: Problem, conditions: Sequence[Condition], settings: DqnSettings, seed: int) -> str:
+    """Names a training by all that it depends on; 16 hexadecimal digits."""
+    about = (problem.devices, problem.ladder, problem.actions, problem.accuracy, problem.source, problem.constraint,
+             problem.penalty_s, [c.key for c in conditions], settings, seed)
+    return hashlib.sha256(repr(about).encode()).hexdigest()[:16]

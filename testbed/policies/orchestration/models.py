@@ -24,6 +24,7 @@ class Variant(Strict):
     top1: float = Field(ge=0, le=1)
     top5: float | None = Field(None, ge=0, le=1)
     source: str = ""
+    reference_s: float | None = Field(None, gt=0)  # time on a core of speed 1; without it mmacs and the platform's rate say it
 
 
 def _zoo(name: str, precision: Literal["fp32", "int8"], mmacs: float, top1: float, top5: float) -> Variant:
@@ -53,5 +54,6 @@ def from_catalogue(path: Path, names: Sequence[str]) -> tuple[Variant, ...]:
     return tuple(
         Variant(name=name, precision="int8" if name.endswith("_int8") else "fp32",
                 mmacs=sum(stage.macs for stage in catalogue[name].stages) / 1e6, top1=catalogue[name].exits[-1].accuracy,
+                reference_s=catalogue[name].reference_time_s(0, catalogue[name].num_stages),
                 source=f"{path.name}, test split of {catalogue[name].dataset}")
         for name in names)

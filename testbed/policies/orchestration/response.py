@@ -75,7 +75,8 @@ class Platform:
     Parameters
     ----------
     mmacs_per_s: of one core, in float32. int8_speedup: how much faster int8 is.
-    cores: of device, edge, cloud; one inference uses all of its node's cores, several share them.
+    cores: of device, edge, cloud, in units of one core (or of the reference core of a catalogue's times); one inference uses
+    all of its node's cores, several share them.
     overhead_s: of every inference, without contention.
     request_bytes: sent by an offloading device; access_bps, uplink_bps: of its own link and of the edge's, which all share.
     access_delay_s, uplink_delay_s: one way. weak_delay_s: added each way on a weak link.
@@ -116,9 +117,10 @@ class Contention(ResponseSource):
 
     @cached_property
     def _work_s(self) -> FloatArray:
-        """(actions,) seconds on one core."""
+        """(actions,) seconds on one core: as measured where the ladder says it, else from the multiply-accumulates."""
         p, speed = self.platform, {"fp32": 1.0, "int8": self.platform.int8_speedup}
-        return np.array([self.ladder[m].mmacs / (p.mmacs_per_s * speed[self.ladder[m].precision]) for m in self.actions.model])
+        work = [v.reference_s or v.mmacs / (p.mmacs_per_s * speed[v.precision]) for v in self.ladder]
+        return np.array(work)[list(self.actions.model)]
 
     def times_s(self, condition: Condition, joint: IntArray) -> FloatArray:
         """See the class."""
