@@ -135,12 +135,13 @@ class NodeClient:
     name: the node that this client belongs to.
     peers: node -> "address:port".
     tiers, tier_order: node -> tier, and the tiers from the device side to the cloud side: give a transfer its direction.
+    tensors: how tensors of plans travel: `binary`, or `json` for decimal numbers, which is what many published systems send.
     max_idle: connections kept open per peer when nothing is in flight; there is no limit to those in flight.
     """
 
     def __init__(self, name: str, peers: Mapping[str, str], tiers: Mapping[str, str] | None = None,
-                 tier_order: Sequence[str] = (), *, max_idle: int = 16) -> None:
-        self.name, self._max_idle = name, max_idle
+                 tier_order: Sequence[str] = (), *, max_idle: int = 16, tensors: Literal["binary", "json"] = "binary") -> None:
+        self.name, self.tensors, self._max_idle = name, tensors, max_idle
         self.peers = {node: _address(at) for node, at in peers.items()}
         self._rank = {node: tier_order.index(tier) for node, tier in (tiers or {}).items() if tier in tier_order}
         self._idle: dict[str, list[_Connection]] = {}

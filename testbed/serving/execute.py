@@ -27,6 +27,7 @@ from testbed.serving.protocol import (
     Tensor,
     decode_response,
     encode_request,
+    encode_request_json,
     parse_json,
 )
 from testbed.serving.worker import BadInput, Expired, UnknownModel, Withdrawn, Worker, WorkerClosed
@@ -184,14 +185,15 @@ async def _pass_on(local: str, client: NodeClient, coder: Coder, steps: Sequence
         limit_ns = deadline_ns
         if deadline_ns is not None and attempt < retries:
             limit_ns = begin_ns + (deadline_ns - begin_ns) // (retries + 1 - attempt)
-        body, length = await _message(coder, steps, x, request_id, limit_ns, hops)
+        body, length = await _message(coder, steps, x, request_id, limit_ns, hops, client.tensors == "binary")
+        headers = {"Content-Type": "application/json"} if length is None else \
+            {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)}
         send_ns = time.monotonic_ns()
         up: Hop = {"kind": "transfer", "src_node": local, "dst_node": node,
                    "direction": client.direction(local, node, "up"), "stage": steps[0].stages,
                    "encode_start_ns": begin_ns, "encode_end_ns": send_ns, "send_start_ns": send_ns}
         try:
-            answer = await client.request(node, "POST", f"/v2/models/{steps[0].model}/infer", body,
-                                          {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(length)},
+            answer = await client.request(node, "POST", f"/v2/models/{steps[0].model}/infer", body, headers,
                                           deadline_ns=limit_ns)
             return _arrived(local, client, node, up, hops, answer, len(body))
         except TransportError as error:
@@ -203,7 +205,7 @@ async def _pass_on(local: str, client: NodeClient, coder: Coder, steps: Sequence
 
 
 async def _message(coder: Coder, steps: Sequence[Step], x: NDArray[np.float32], request_id: str,
-                   deadline_ns: int | None, hops: list[Hop]) -> tuple[bytes, int]:
+                   deadline_ns: int | None, hops: list[Hop], binary: bool) -> tuple[bytes, int | None]:
     try:
         encoded = await coder.encode(steps[0].codec, x)
     except ValueError as error:
@@ -214,10 +216,13 @@ async def _message(coder: Coder, steps: Sequence[Step], x: NDArray[np.float32], 
         if encoded.params:
             tensors[0].parameters["codec_params"] = json.dumps(encoded.params, separators=(",", ":"))
     parameters: dict[str, Any] = {
-        "testbed_plan": json.dumps([s.to_json() for s in steps], separators=(",", ":")), "binary_data_output": True}
+        "testbed_plan": json.dumps([s.to_json() for s in steps], separators=(",", ":"))}
+    if binary:
+        parameters["binary_data_output"] = True
     if deadline_ns is not None:
         parameters["testbed_deadline_ns"] = deadline_ns
-    return encode_request(InferRequest(tensors, request_id, parameters))
+    message = InferRequest(tensors, request_id, parameters)
+    return encode_request(message) if binary else (encode_request_json(message), None)
 
 
 def _arrived(local: str, client: NodeClient, node: str, up: Hop, hops: list[Hop], answer: Answer, sent_bytes: int) -> Done:

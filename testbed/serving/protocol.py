@@ -25,7 +25,7 @@ _UNSERVED = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte
              "sequence_id", "sequence_start", "sequence_end", "priority")
 
 __all__ = ["HEADER_LENGTH", "InferRequest", "InferResponse", "ProtocolError", "RequestedOutput", "Tensor",
-           "decode_request", "decode_response", "encode_request", "encode_response"]
+           "decode_request", "decode_response", "encode_request", "encode_request_json", "encode_response"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,16 @@ def encode_request(request: InferRequest) -> tuple[bytes, int]:
     if request.outputs:
         head["outputs"] = [{"name": o.name, "parameters": {"binary_data": o.binary}} for o in request.outputs]
     return _join(head, chunks)
+
+
+def encode_request_json(request: InferRequest) -> bytes:
+    """Body with every input as decimal numbers; the outputs are asked for in the same way."""
+    head: dict[str, Any] = {} if request.id is None else {"id": request.id}
+    if request.parameters:
+        head["parameters"] = request.parameters
+    head["inputs"] = [{"name": t.name, "datatype": t.datatype, "shape": list(t.data.shape), "data": to_json(t.data),
+                       **({"parameters": t.parameters} if t.parameters else {})} for t in request.inputs]
+    return dump_json(head)
 
 
 def encode_response(response: InferResponse, binary: Sequence[bool]) -> tuple[bytes, int | None]:

@@ -155,6 +155,26 @@ class NodeServer:
         return json_response({"recv_first_ns": first_ns, "recv_last_ns": last_ns, "server_ns": time.monotonic_ns() - last_ns,
                               "state": self.state})
 
+    async def infer(self, model: str, body: bytes, header_length: str | None, recv_first_ns: int,
+                    recv_last_ns: int) -> web.Response:
+        """Answer an inference message that came by another transport than HTTP; what is wrong with it is an answer too."""
+        self.inflight += 1
+        try:
+            if not self.ready:
+                raise ProtocolError("the node is not ready", 503)
+            try:
+                self.worker.info(model)
+            except UnknownModel as error:
+                raise ProtocolError(str(error), 404) from None
+            return await self._infer(model, body, header_length, recv_first_ns, recv_last_ns)
+        except ProtocolError as error:
+            return json_response({"error": str(error)}, error.status)
+        except Exception:
+            _LOG.exception("request failed")
+            return json_response({"error": "internal error"}, 500)
+        finally:
+            self.inflight -= 1
+
     # ---- inference -------------------------------------------------------------------------------------------
 
     async def _infer(self, model: str, body: bytes, header_length: str | None, first_ns: int,
