@@ -53,7 +53,7 @@ def _crowd(cells: pd.DataFrame) -> list[Finding]:
     growth = {name: last[f"all_{name}_ms"] - first[f"all_{name}_ms"] for name in ("local", "edge", "cloud")}
     words = ", ".join(f"all-{name} {first[f'all_{name}_ms']:.0f} to {last[f'all_{name}_ms']:.0f} ms" for name in growth)
     found = [Finding(f"from {first['devices']} to {last['devices']} devices all-edge worsens fastest, all-local not at all",
-                     words, "edge > cloud > local", bool(growth["edge"] > growth["cloud"] > growth["local"] == 0.0))]
+                     words, "edge > cloud > local", bool(growth["edge"] > growth["cloud"] > abs(growth["local"]) + 1e-6))]
     strict = cells[(cells["conditions"] == "EXP-A") & cells["feasible"] & (cells["constraint"] == "max")].set_index("devices")
     if len(strict) > 1:
         share = strict["edge_share"] + strict["cloud_share"]
