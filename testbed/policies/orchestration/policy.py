@@ -63,10 +63,10 @@ class Orchestrated(Policy):
         tier, _, model = self.joint[place].partition(":")
         step = Step(nodes[tier], model, 0, context.models[model].num_stages, input_codec)
         self._plan = Plan(self.joint[place], (step,))
-        self._models = trained.ladder
+        self._models = tuple(dict.fromkeys(part.partition(":")[2] for part in self.joint))
 
     def models(self) -> tuple[str, ...]:
-        """The ladder."""
+        """Those of the joint decision, of all devices."""
         return self._models
 
     def plans(self) -> tuple[Plan, ...]:

@@ -127,8 +127,8 @@ def test_bad_keys_are_refused(changes: dict[str, object], words: str) -> None:
         outcome(**changes)
 
 
-def test_models_of_the_context_are_those_of_the_ladder(saved: Path) -> None:
+def test_its_models_are_those_of_the_whole_joint_decision(saved: Path) -> None:
     policy = Orchestrated(context("device2"), str(saved), "80%")
-    assert set(policy.models()) == {"large", "base", "small"}
+    assert policy.models() == ("large", "small")
     assert all(isinstance(policy.context.models[name], ModelInfo) for name in policy.models())
     assert list(policy.scores()) == ["1 edge:large", "2 device:small", "3 cloud:large"]
