@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parent.parent
-KINDS = ("unit", "net", "container", "kernel")
+KINDS = ("unit", "net", "container", "kafka", "kernel")
 
 
 def pytest_configure(config: pytest.Config) -> None:

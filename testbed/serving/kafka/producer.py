@@ -37,7 +37,7 @@ class Producer:
                 kafka.KafkaProducer, **self.cluster.options(), acks="all", linger_ms=0,
                 enable_idempotence=idempotent, delivery_timeout_ms=delivery_ms,
                 request_timeout_ms=min(30_000, delivery_ms), max_request_size=self.cluster.max_message_bytes,
-                max_block_ms=delivery_ms)
+                max_block_ms=delivery_ms, bootstrap_timeout_ms=min(30_000, delivery_ms))
         except kafka.errors.KafkaError as error:
             raise SendFailed(f"no broker at {', '.join(self.cluster.brokers)}: {error}") from None
         self.record_headers = tuple(self._producer.config["api_version"]) >= HEADERS_SINCE
@@ -69,9 +69,16 @@ class Producer:
         return len(value) + sum(len(name) + len(text) for name, text in headers)
 
     async def close(self) -> None:
-        """Disconnect; what is not acknowledged yet is given a second."""
+        """Disconnect; what is not acknowledged within a second fails for whoever waits for it."""
         if self._producer is not None:
-            await asyncio.to_thread(self._producer.close, 1.0)
+            await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        try:
+            self._producer.close(1.0)
+        except library().errors.KafkaTimeoutError:
+            self._producer._sender.force_close()  # the library's own close stops at its flush and leaves the thread
+            self._producer.close(1.0)
 
 
 def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None], error: BaseException | None) -> None:
