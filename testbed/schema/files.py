@@ -19,7 +19,7 @@ from testbed.schema.topology import Topology
 
 Model = TypeVar("Model", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
-_FILE_KEYS = ("trace", "jitter_log", "regression", "saved")
+_FILE_KEYS = ("trace", "jitter_log", "regression", "saved", "probes", "weak_probes")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -218,6 +219,18 @@ def samples_of(requests: pd.DataFrame, tier_of: Mapping[str, str], weak: Mapping
         "tier": good["final_node"].map(dict(tier_of)), "model": good["model"], "jobs": per_node,
         "weak": good["device"].map(lambda d: bool((weak or {}).get(d, False))), "edge_weak": edge_weak,
         "latency_s": (good["completed_ns"] - good["scheduled_ns"]) / 1e9}).reset_index(drop=True)
+
+
+def read_samples(path: Path, weak: bool) -> pd.DataFrame:
+    """Samples of a trial's requests.csv, all links weak or none; nodes are named after their tier. Raises InputError."""
+    try:
+        requests = pd.read_csv(path)
+        nodes = pd.concat([requests["device"], requests["final_node"]]).dropna().unique()
+        tier_of = {str(node): str(node).rstrip("0123456789") for node in nodes}
+        return samples_of(requests, tier_of, {str(d): weak for d in requests["device"].unique()}, weak)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"has no requests of a trial ({type(error).__name__}: {error})", file=path, key="probes",
+                         remedy="name requests.csv files of runs") from error
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import pandas as pd
 from pydantic import BeforeValidator, Field, model_validator
 
 from testbed.errors import InputError
@@ -12,7 +15,7 @@ from testbed.inference.catalogue import load_catalogue
 from testbed.policies.orchestration.conditions import PRESETS, Condition, all_links, preset
 from testbed.policies.orchestration.models import MOBILENET_V1, Variant, accuracies, from_catalogue
 from testbed.policies.orchestration.oracle import Constraint, Problem
-from testbed.policies.orchestration.response import Actions, Contention, Platform
+from testbed.policies.orchestration.response import Actions, Contention, Fitted, Platform, ResponseSource, read_samples
 from testbed.schema.study import Study
 from testbed.schema.topology import Strict
 from testbed.schema.units import Duration, Fraction, Rate, Size
@@ -31,6 +34,12 @@ def _condition(value: object) -> object:
     if value not in (*PRESETS, ALL_LINKS):
         raise ValueError(f"is no set of conditions|use one of {', '.join((*PRESETS, ALL_LINKS))}")
     return value
+
+
+@lru_cache(maxsize=4)
+def _fitted(probes: tuple[str, ...], weak_probes: tuple[str, ...], ladder: tuple[Variant, ...], actions: Actions) -> Fitted:
+    samples = [read_samples(Path(name), weak) for names, weak in ((probes, False), (weak_probes, True)) for name in names]
+    return Fitted.fit(pd.concat(samples, ignore_index=True), ladder, actions)
 
 
 Devices = Annotated[int, Field(ge=1, le=5)]
@@ -108,7 +117,9 @@ class OrchestrationStudy(Study):
     devices: list[Devices] = Field([1, 2, 3, 4, 5], min_length=1)
     conditions: list[ConditionName] = Field(list(PRESETS), min_length=1)
     constraints: list[Demand] = Field(["min", "80%", "85%", "89%", "max"], min_length=1)
-    platform: PlatformSpec
+    platform: PlatformSpec | None = None
+    probes: list[str] = Field([])  # requests.csv of emulated trials with fixed plans, in place of a platform
+    weak_probes: list[str] = Field([])  # the same with all links weak
     penalty: Annotated[Duration, Field(gt=0)] = "10s"  # type: ignore[assignment]
     qlearning: QLearning | None = None
     dqn: Dqn | None = None
@@ -119,6 +130,10 @@ class OrchestrationStudy(Study):
     def _consistent(self) -> OrchestrationStudy:
         if bool(self.catalogue) != bool(self.models):
             raise ValueError("models: and catalogue: go together|name the models of the catalogue, the most accurate first")
+        if bool(self.platform) == bool(self.probes):
+            raise ValueError("platform: and probes: are two sources of response times|give one of them")
+        if self.weak_probes and not self.probes:
+            raise ValueError("weak_probes: go with probes:|add probes: of trials with regular links")
         if self.models and self.ladder:
             raise ValueError("ladder: does not go with models:|remove one of the two")
         if self.save is not None and (self.qlearning is None or self.save not in self.qlearning.devices):
@@ -142,7 +157,11 @@ class OrchestrationStudy(Study):
                              remedy="order the ladder by accuracy; the first runs at the edge and in the cloud")
         make = Actions.faithful if self.actions == "faithful" else Actions.product
         actions = make(len(ladder))
-        source = Contention(self.platform.platform, ladder, actions, noise)
+        source: ResponseSource
+        if self.platform is not None:
+            source = Contention(self.platform.platform, ladder, actions, noise)
+        else:
+            source = replace(_fitted(tuple(self.probes), tuple(self.weak_probes), ladder, actions), noise=noise)
         return Problem(devices, ladder, actions, accuracy, source, Constraint.parse(constraint), self.penalty)
 
     def states(self, devices: int) -> dict[str, Condition]:
@@ -152,8 +171,16 @@ class OrchestrationStudy(Study):
             found |= {c.key: c for c in all_links(devices) if c not in found.values()}
         return found
 
+    def files(self) -> tuple[Path, ...]:
+        """The probes."""
+        return tuple(Path(name) for name in (*self.probes, *self.weak_probes))
+
     def content(self) -> dict[str, str]:
         """Weights of the catalogue's models. Raises InputError for what cannot be run."""
+        weak = any(node.weak for c in self.states(max(self.devices)).values() for node in c.nodes)
+        if self.probes and weak and not self.weak_probes:
+            raise InputError("has conditions with weak links, which no probe has seen", key="weak_probes",
+                             remedy="add trials with weak links, or keep to EXP-A")
         problem = self.problem(max(self.devices), self.constraints[0])
         for devices in (max(self.devices), *([self.margin.devices] if self.margin else ())):
             _ = self.problem(devices, self.constraints[0]).joint  # refuses too many joint actions

@@ -57,7 +57,8 @@ def run(spec: OrchestrationStudy, progress: Progress) -> StudyOutcome:
     files = {}
     if spec.save is not None:
         names = tuple(v.name for v in spec.variants())
-        files["policies.json"] = Saved(spec.name, spec.save, names, "analytic", tuple(entries)).to_bytes()
+        source = "fitted" if spec.probes else "analytic"
+        files["policies.json"] = Saved(spec.name, spec.save, names, source, tuple(entries)).to_bytes()
     figures: dict[str, Callable[[Any], None]] = {"response": lambda figure: _draw_response(figure, cells, spec)}
     if "curves" in tables:
         figures["curves"] = lambda figure: _draw_curves(figure, tables["curves"])

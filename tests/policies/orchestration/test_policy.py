@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from testbed.errors import InputError
@@ -13,15 +15,18 @@ from testbed.measurement.study import StudyOutcome
 from testbed.policies.check import check_policy
 from testbed.policies.knowledge import Context, ModelInfo
 from testbed.policies.orchestration.conditions import links
+from testbed.policies.orchestration.models import MOBILENET_V1
 from testbed.policies.orchestration.oracle import optimum
 from testbed.policies.orchestration.policy import Orchestrated
 from testbed.policies.orchestration.qlearning import Exploration
+from testbed.policies.orchestration.response import Actions, Contention, Platform
 from testbed.policies.orchestration.saved import Entry, Saved, read
 from testbed.policies.orchestration.spec import OrchestrationStudy
 from testbed.policies.orchestration.study import run
 from testbed.policies.rehearsal import made_up_context
 from tests.running import ROOT
 
+ACTIONS = Actions.faithful(8)
 SHIPPED = ROOT / "nodes" / "policies" / "orchestration_cifar10.json"
 
 
@@ -132,3 +137,36 @@ def test_its_models_are_those_of_the_whole_joint_decision(saved: Path) -> None:
     assert policy.models() == ("large", "small")
     assert all(isinstance(policy.context.models[name], ModelInfo) for name in policy.models())
     assert list(policy.scores()) == ["1 edge:large", "2 device:small", "3 cloud:large"]
+
+
+def probes(folder: Path, weak: bool) -> list[str]:
+    """Requests of trials in which devices keep to one action each, at the times of the contention model."""
+    names, model = ACTIONS.names(MOBILENET_V1), Contention(Platform(), MOBILENET_V1, ACTIONS)
+    condition, files = links([weak] * 2, weak), []
+    for i, joint in enumerate([[k, k] for k in range(10)] + [[8, 9], [9, 0]]):
+        times = model.times_s(condition, np.array([joint]))[0]
+        rows = [(f"t{i}", f"device{j + 1}", f"device{j + 1}" if k < 8 else ("edge1", "cloud1")[k - 8], names[k].partition(":")[2],
+                 "ok", "measure", 0, round(1e9 * times[j])) for j, k in enumerate(joint)]
+        files.append(str(folder / f"{weak}{i}.csv"))
+        pd.DataFrame(rows, columns=["policy", "device", "final_node", "model", "status", "phase", "scheduled_ns",
+                                    "completed_ns"]).to_csv(files[-1], index=False)
+    return files
+
+
+def test_a_study_on_probes_of_the_contention_model_finds_what_the_model_says(tmp_path: Path) -> None:
+    more = {"margin": None, "qlearning": None, "save": None}
+    fitted = outcome(platform=None, probes=probes(tmp_path, False), weak_probes=probes(tmp_path, True), **more).tables["optimum"]
+    exact = outcome(**more).tables["optimum"]
+    assert fitted["optimum_ms"].to_numpy() == pytest.approx(exact["optimum_ms"].to_numpy(), nan_ok=True, rel=1e-6)
+
+
+def test_probes_must_be_there_and_cover_the_conditions(tmp_path: Path) -> None:
+    file = tmp_path / "s.yaml"
+    text = "name: s\nstudy: orchestration\ndevices: [2]\nconstraints: [min]\n"
+    file.write_text(text + f"conditions: [EXP-A]\nprobes: {probes(tmp_path, False)}\n")
+    assert len(plan_study(file).content) == 12
+    for keys, words in ((f"conditions: [EXP-D]\nprobes: {probes(tmp_path, False)}", "no probe has seen"),
+                        ("conditions: [EXP-A]\nprobes: [missing.csv]", "missing.csv"), ("conditions: [EXP-A]", "two sources")):
+        file.write_text(text + keys + "\n")
+        with pytest.raises(InputError, match=words):
+            plan_study(file)
