@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "init": ("testbed.cli.init", "app", "Write an editable copy of the shipped content."),
     "replay-decisions": ("testbed.cli.replay_decisions", "app", "Make a trial's decisions again from its log alone."),
     "check-policy": ("testbed.cli.check_policy", "app", "Check that a policy conforms, before it is run."),
+    "analytic": ("testbed.cli.analytic", "app", "Token-bucket trials beside the analytic policy on the same images."),
     "compare": ("testbed.cli.compare", "app", "Difference between two policies on the same requests."),
     "shell": ("testbed.cli.shell", "app", "Build a network with its nodes running, and take commands."),
     "topo": ("testbed.cli.topo", "app", "Draw a topology in the terminal and as SVG."),

@@ -16,7 +16,6 @@ from testbed.errors import EmulationError, MissingToolError
 
 UDP_PAYLOAD_BYTES = 1448
 IP_UDP_HEADER_BYTES = 28
-PING_FRAME_BYTES = 84  # IP packet of a default ping
 OVERLOAD = 1.1  # the sender offers this much more than the link may carry
 FIRST_PORT = 5201
 CONNECT_TRIES = 40

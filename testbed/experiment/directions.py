@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from testbed.emulation.direction import DirectionSpec, GilbertElliott, QueueLimit
 from testbed.emulation.network import Network
-from testbed.experiment.calibrate import PING_FRAME_BYTES, LinkTarget
+from testbed.experiment.calibrate import LinkTarget
 from testbed.experiment.content import direction_trace
 from testbed.schema.scenario import Scenario
 from testbed.schema.topology import Direction
@@ -52,9 +52,11 @@ def _spec(direction: Direction) -> DirectionSpec:
 
 
 def calibration_target(name: str, network: Network, specs: Specs) -> LinkTarget:
-    """How the link should measure while it is idle: before the replay starts, the fabric holds a trace at its mean."""
+    """How the link should measure while it is idle: before the replay starts, the fabric holds a trace at its mean.
+
+    A ping is smaller than the bucket of any rate, so that it meets the delays only.
+    """
     a, _, b = name.partition("-")
     up, down = specs[name, "up"], specs[name, "down"]
-    serialisation_s = sum(PING_FRAME_BYTES * 8 / rate for rate in (up.mean_rate_bps, down.mean_rate_bps) if rate)
     return LinkTarget(name, a, b, network.addresses[a], network.addresses[b], up.mean_rate_bps, down.mean_rate_bps,
-                      up.delay_s + down.delay_s + serialisation_s + BRIDGE_RTT_S)
+                      up.delay_s + down.delay_s + BRIDGE_RTT_S)

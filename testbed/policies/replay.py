@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from testbed.errors import InputError
+from testbed.policies.base import Policy
 from testbed.policies.knowledge import Context, Observation, Outcome, Probe, from_json
 from testbed.policies.plan import Plan
 from testbed.policies.registry import make_policy, with_defaults
@@ -82,14 +83,27 @@ def replay_decisions(log: str | Path, policy: str | None = None, options: Mappin
     return [_replay(path, device, lines, policy, options or {}, truth) for device, lines in _by_device(path).items()]
 
 
-def _replay(path: Path, device: str, lines: list[dict[str, Any]], policy: str | None, options: Mapping[str, Any],
-            truth: Callable[[], Truth] | None) -> Replay:
-    head, calls = lines[0], lines[1:]
+def logged_policies(log: str | Path) -> dict[str, Policy]:
+    """Device -> its policy as it was before the first request. Raises InputError."""
+    path, found = Path(log), {}
+    for device, lines in _by_device(path).items():
+        spec, context = _head(path, device, lines[0])
+        found[device] = make_policy(_specification(spec, None, {}, path), context)
+    return found
+
+
+def _head(path: Path, device: str, head: Mapping[str, Any]) -> tuple[dict[str, Any], Context]:
     if head.get("kind") != "policy":
         raise InputError(f"does not begin with the policy of {device}", file=path,
                          remedy="give the decisions.jsonl of a run made by this version")
-    context = _value(Context, head, "context", path)
-    spec = _specification(head["spec"], policy, options, path)
+    return head["spec"], _value(Context, head, "context", path)
+
+
+def _replay(path: Path, device: str, lines: list[dict[str, Any]], policy: str | None, options: Mapping[str, Any],
+            truth: Callable[[], Truth] | None) -> Replay:
+    logged, context = _head(path, device, lines[0])
+    calls = lines[1:]
+    spec = _specification(logged, policy, options, path)
     made_by = make_policy(spec, context)
     if made_by.clairvoyant and truth is not None:
         made_by.reveal(truth())

@@ -62,22 +62,23 @@ class TokenBucket(Policy):
         checked_codecs(codec)
         if not unit_s > 0:
             raise ValueError("unit_s must be above 0")
-        self._weak = model_of(context, model)
-        self._strong = self._weak if strong is None else model_of(context, strong)
-        self._stop = weak_stop(self._weak, exit, alone=self._strong.name == self._weak.name)
-        self._begin = self._stop if self._strong.name == self._weak.name else 0  # of the strong part
-        self._server, self._codec = server_of(context, node), codec
-        self._bucket = bucket_of(rate, depth, unit_s, offload_bytes(self._strong.bytes_at(self._begin, codec)))
-        table = table_of(entropy, self._bucket)
-        scale = math.log(self._weak.output_bytes[-1] // 4)  # the rule's entropy is divided by log(classes)
+        self.weak = model_of(context, model)
+        self.strong = self.weak if strong is None else model_of(context, strong)
+        self._stop = weak_stop(self.weak, exit, alone=self.strong.name == self.weak.name)
+        self._begin = self._stop if self.strong.name == self.weak.name else 0  # of the strong part
+        self.server, self._codec = server_of(context, node), codec
+        self.image_bytes = offload_bytes(self.strong.bytes_at(self._begin, codec))  # that one offload puts on the link
+        self.bucket, self.unit_ns = bucket_of(rate, depth, unit_s, self.image_bytes), round(unit_s * 1e9)
+        self.table = table_of(entropy, self.bucket)  # nats
+        scale = math.log(self.weak.output_bytes[-1] // 4)  # the rule's entropy is divided by log(classes)
         self._keep = Plan("keep", (self._step(ExitRule("always", 0.0)),))
-        self._plans = [self._keep if h is None else self._offer(h / scale) for h in table]
-        self._meter = Meter(self._bucket, round(unit_s * 1e9))
+        self._plans = [self._keep if h is None else self._offer(h / scale) for h in self.table]
+        self._meter = Meter(self.bucket, self.unit_ns)
         self._scores: dict[str, float] = {}
 
     def models(self) -> tuple[str, ...]:
         """The weak and the strong model."""
-        return tuple(dict.fromkeys((self._weak.name, self._strong.name)))
+        return tuple(dict.fromkeys((self.weak.name, self.strong.name)))
 
     def plans(self) -> tuple[Plan, ...]:
         """Every plan of the table, and the one that keeps the token."""
@@ -86,12 +87,12 @@ class TokenBucket(Policy):
     def decide(self, observation: Observation) -> Plan:
         """The threshold of the level that is left when all open requests spend a token."""
         parts = self._meter.at(observation.t_ns - round(observation.elapsed_s * 1e9))
-        row = parts - self._bucket.token
+        row = parts - self.bucket.token
         plan = self._plans[row] if row >= 0 else self._keep
         if plan is not self._keep:
             self._meter.open(observation.request_id)
         rule = plan.steps[0].exit
-        self._scores = {"tokens": parts / self._bucket.token, "open": float(self._meter.open_count),
+        self._scores = {"tokens": parts / self.bucket.token, "open": float(self._meter.open_count),
                         "entropy_threshold": -1.0 if plan is self._keep or rule is None else rule.threshold}
         return plan
 
@@ -105,12 +106,12 @@ class TokenBucket(Policy):
         return self._scores
 
     def _offer(self, threshold: float) -> Plan:
-        rest = Step(self._server, self._strong.name, self._begin, self._strong.num_stages, self._codec)
+        rest = Step(self.server, self.strong.name, self._begin, self.strong.num_stages, self._codec)
         return Plan(f"offer-{threshold:.3f}", (self._step(ExitRule("entropy", threshold, calibrated=True)), rest),
                     fallback=self._keep.steps)
 
     def _step(self, rule: ExitRule) -> Step:
-        return Step(self.context.device, self._weak.name, 0, self._stop, exit=rule)
+        return Step(self.context.device, self.weak.name, 0, self._stop, exit=rule)
 
 
 def weak_stop(weak: ModelInfo, exit: str | None, alone: bool) -> int:

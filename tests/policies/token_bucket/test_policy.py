@@ -123,3 +123,12 @@ def test_the_schedule_decides_not_the_moment_of_the_decision() -> None:
         assert [len(p.steps) for p in plans] == [2 if i % 4 == 0 else 1] * 2
         for policy, plan in zip((punctual, late), plans, strict=True):
             policy.observe(outcome(plan, str(i), i * SECOND, len(plan.steps) == 2))
+
+
+def test_a_bucket_in_bytes_counts_what_is_on_the_link() -> None:
+    other = next(name for name in CONTEXT.models if name != CONTEXT.model)
+    image_bytes = TokenBucket(CONTEXT, strong=other).image_bytes
+    payload_bytes = CONTEXT.models[other].input_bytes
+    assert payload_bytes + 600 < image_bytes < 1.1 * (payload_bytes + 600), "headers of HTTP, TCP and IP"
+    policy = TokenBucket(CONTEXT, f"{2 * image_bytes}bit", f"{3 * image_bytes}B", 0.5, unit_s=1.0, strong=other)
+    assert (policy.bucket.rate, policy.bucket.tokens) == (0.25, 3)
