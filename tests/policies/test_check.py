@@ -103,7 +103,7 @@ class Broken(Good):
         raise RuntimeError("broken")
 
 
-@pytest.mark.parametrize("name", sorted(BUILT_IN))
+@pytest.mark.parametrize("name", sorted(set(BUILT_IN) - {"orchestrated"}))  # needs a trained policy: tests/policies/orchestration
 def test_every_policy_that_ships_conforms(name: str) -> None:
     report = check_policy(BUILT_IN[name], decisions=100)
     assert report.ok, str(report)

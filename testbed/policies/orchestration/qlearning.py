@@ -181,7 +181,8 @@ def learn(problem: Problem, conditions: Sequence[Condition], settings: QSettings
     allowed = None if factor is None else np.stack([problem.safe_set(c, factor, predicted) for c in conditions])
     table = QTable(len(conditions), len(problem.joint), settings, seed, allowed)
     best = np.array([optimum(problem, c).mean_s for c in conditions])
-    expected = np.stack([problem.mean_s(c) for c in conditions])
+    times = [problem.source.times_s(c, problem.joint) for c in conditions]  # (A, N) each
+    expected = np.stack([t.mean(axis=1) for t in times])
     cost, curve = Exploration(), []
     about = {"settings": asdict(settings), "seed": seed, "conditions": [c.key for c in conditions]}
     if checkpoint is not None and checkpoint.is_file():
@@ -193,8 +194,7 @@ def learn(problem: Problem, conditions: Sequence[Condition], settings: QSettings
         table.state = int(table.rng.integers(len(conditions)))
 
     def step(state: int, action: int, rng: np.random.Generator) -> tuple[float, int]:
-        mean_s = float(expected[state, action]) if not problem.source.noise else float(
-            problem.source.measure_s(conditions[state], problem.joint[action:action + 1], rng).mean())
+        mean_s = float(problem.source.noisy(times[state][action], rng).mean())
         good = bool(problem.feasible[action])
         cost.add(mean_s, float(best[state]), good)
         following = int(rng.integers(len(conditions))) if len(conditions) > 1 else 0

@@ -62,7 +62,10 @@ class ResponseSource(ABC):
 
     def measure_s(self, condition: Condition, joint: IntArray, rng: np.random.Generator) -> FloatArray:
         """(A, N) response times as one epoch shows them: log-normal around the expected ones where there is noise."""
-        times = self.times_s(condition, joint)
+        return self.noisy(self.times_s(condition, joint), rng)
+
+    def noisy(self, times: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Expected times as one epoch shows them."""
         if not self.noise:
             return times
         sigma = math.sqrt(math.log1p(self.noise**2))
