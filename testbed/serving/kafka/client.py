@@ -52,7 +52,8 @@ class KafkaClient(NodeClient):
         self.replies = ReplyCounts()
         self._instance, self._numbers = uuid.uuid4().hex, itertools.count()
         self._waiting: dict[str, asyncio.Future[Delivery]] = {}
-        self._given_up: set[str] = set()
+        self._unanswered: set[str] = set()  # no reply has come, whether or not somebody still waits
+        self._sending: set[asyncio.Task[None]] = set()
         self._producers: dict[Cluster, Producer] = {cluster: Producer(cluster) for cluster in clusters_of(routes)}
         self._consumers: list[Consumer] = []
 
@@ -101,29 +102,22 @@ class KafkaClient(NodeClient):
                             route.reply_topic(self.name), 0, None if length is None else int(length))
         reply: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
         self._waiting[correlation_id] = reply
-        sending = asyncio.ensure_future(self._send(route, envelope, reply))
+        self._unanswered.add(correlation_id)
+        producer = self._producers[route.cluster]
+        task = asyncio.create_task(_send(producer, route.topic, envelope, reply))
+        self._sending.add(task)  # goes on when the wait is over: a reply can overtake the broker's acknowledgement
+        task.add_done_callback(self._sending.discard)
         try:
             left_s = None if deadline_ns is None else max(0.0, (deadline_ns - time.monotonic_ns()) / 1e9)
             delivery = await asyncio.wait_for(reply, left_s)
         except TimeoutError:
-            self._given_up.add(correlation_id)
             raise TransportError("timeout", "no reply in time") from None
         finally:
             del self._waiting[correlation_id]
-        # the broker's acknowledgement is waited for: a reply can overtake it, by less than a round trip
-        record_bytes = await sending
         answer = delivery.envelope
         told = {} if answer.header_length is None else {HEADER_LENGTH.lower(): str(answer.header_length)}
-        return Answer(answer.status, told, answer.body, delivery.recv_ns, delivery.recv_ns, record_bytes - len(body),
-                      delivery.envelope_bytes, send_ns)
-
-    async def _send(self, route: Route, envelope: Envelope, reply: asyncio.Future[Delivery]) -> int:
-        try:
-            return await self._producers[route.cluster].send(route.topic, envelope)
-        except SendFailed as error:
-            if not reply.done():
-                reply.set_exception(TransportError("connection_lost", str(error)))
-            return len(envelope.body)
+        return Answer(answer.status, told, answer.body, delivery.recv_ns, delivery.recv_ns,
+                      envelope.overhead_bytes(producer.record_headers), delivery.envelope_bytes, send_ns)
 
     def _receive(self, delivery: Delivery) -> None:
         delivery.done()
@@ -131,11 +125,23 @@ class KafkaClient(NodeClient):
         waiting = self._waiting.get(correlation_id)
         if waiting is not None and not waiting.done():
             self.replies.matched += 1
+            self._unanswered.discard(correlation_id)
             waiting.set_result(delivery)
         elif not correlation_id.startswith(self._instance):
             self.replies.foreign += 1
-        elif correlation_id in self._given_up:
-            self._given_up.discard(correlation_id)
+        elif correlation_id in self._unanswered:
+            self._unanswered.discard(correlation_id)
             self.replies.late += 1
         else:
             self.replies.duplicates += 1
+
+
+async def _send(producer: Producer, topic: str, envelope: Envelope, reply: asyncio.Future[Delivery]) -> None:
+    try:
+        await producer.send(topic, envelope)
+    except SendFailed as error:
+        if not reply.done():
+            reply.set_exception(TransportError("connection_lost", str(error)))
+    except Exception as error:  # whatever it is, whoever waits for the reply must not wait for ever
+        if not reply.done():
+            reply.set_exception(error)

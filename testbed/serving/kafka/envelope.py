@@ -42,12 +42,19 @@ class Envelope:
 
     def pack(self, record_headers: bool) -> tuple[bytes, list[tuple[str, bytes]]]:
         """Value and headers of the record."""
-        head = dump_json({"kind": self.kind, "id": self.correlation_id, "source": self.source, "model": self.model,
-                          "sent_ns": self.sent_ns, "reply_to": self.reply_to, "status": self.status,
-                          "header_length": self.header_length})
+        head = self._head()
         if record_headers:
             return self.body, [(HEADER, head)]
         return _PREFIX.pack(MAGIC, len(head)) + head + self.body, []
+
+    def overhead_bytes(self, record_headers: bool) -> int:
+        """How many bytes of the record are not the body."""
+        return len(self._head()) + (len(HEADER) if record_headers else _PREFIX.size)
+
+    def _head(self) -> bytes:
+        return dump_json({"kind": self.kind, "id": self.correlation_id, "source": self.source, "model": self.model,
+                          "sent_ns": self.sent_ns, "reply_to": self.reply_to, "status": self.status,
+                          "header_length": self.header_length})
 
 
 def unpack(value: bytes | None, headers: Sequence[tuple[str, bytes | None]] = ()) -> tuple[Envelope, int]:

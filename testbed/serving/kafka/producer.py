@@ -52,8 +52,8 @@ class Producer:
             raise SendFailed(f"topic {topic}: {error}") from None
         self._turns.setdefault(topic, itertools.cycle(sorted(partitions)))
 
-    async def send(self, topic: str, envelope: Envelope) -> int:
-        """Send one message and wait until it is acknowledged; returns its size in the record. Raises SendFailed."""
+    async def send(self, topic: str, envelope: Envelope) -> None:
+        """Send one message and wait until it is acknowledged. Raises SendFailed."""
         await self.prepare(topic)
         value, headers = envelope.pack(self.record_headers)
         loop = asyncio.get_running_loop()
@@ -66,7 +66,6 @@ class Producer:
         record.add_callback(lambda _: _tell(loop, acknowledged, None))
         record.add_errback(lambda error: _tell(loop, acknowledged, error))
         await acknowledged
-        return len(value) + sum(len(name) + len(text) for name, text in headers)
 
     async def close(self) -> None:
         """Disconnect; what is not acknowledged within a second fails for whoever waits for it."""

@@ -26,6 +26,7 @@ def test_round_trip(envelope: Envelope, record_headers: bool) -> None:
     told, size = unpack(value, headers)
     assert told == envelope
     assert size + len(envelope.body) == len(value) + sum(len(k) + len(v) for k, v in headers)  # every byte has an owner
+    assert envelope.overhead_bytes(record_headers) == size
     assert (value == envelope.body) is record_headers
 
 
