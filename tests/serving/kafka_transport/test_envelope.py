@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.errors import InputError
+from testbed.errors import InputError, MissingToolError
+from testbed.serving.client import TransportError
 from testbed.serving.kafka.broker import Cluster, Route, clusters_of
+from testbed.serving.kafka.client import KafkaClient
 from testbed.serving.kafka.consumer import Progress
 from testbed.serving.kafka.envelope import MAGIC, Envelope, unpack
 from testbed.serving.protocol import ProtocolError
@@ -75,3 +79,19 @@ def test_a_cluster_of_several_nodes_is_connected_once() -> None:
     edge, cloud = Cluster(("10.0.0.1:9092",), (0, 9)), Cluster(("10.0.0.2:9092",))
     assert clusters_of({"e1": Route(edge, "a"), "e2": Route(Cluster(("10.0.0.1:9092",), (0, 9)), "b"),
                         "c": Route(cloud, "c")}) == [edge, cloud]
+
+
+def test_a_missing_client_library_is_said_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kafka", None)
+    client = KafkaClient("d", {"n": Route(Cluster(("127.0.0.1:9",)), "t")})
+    with pytest.raises(MissingToolError, match=r"testbed\[kafka\]"):
+        asyncio.run(client.start())
+
+
+def test_only_inference_and_only_to_known_nodes() -> None:
+    client = KafkaClient("d", {"n": Route(Cluster(("127.0.0.1:9",)), "t")})
+    with pytest.raises(TransportError, match="no topic") as caught:
+        asyncio.run(client.request("m", "POST", "/v2/models/x/infer"))
+    assert caught.value.error_type == "unknown_node"
+    with pytest.raises(ValueError, match="only inference"):
+        asyncio.run(client.request("n", "POST", "/v2/testbed/echo"))
