@@ -35,28 +35,31 @@ def kafka_home() -> Path:
 
 
 class Broker:
-    """ZooKeeper and one broker, as two JVMs that die with this process."""
+    """ZooKeeper and one broker or a cluster of them, as JVMs that die with this process. Every topic is on each broker."""
 
-    def __init__(self, home: Path, folder: Path) -> None:
+    def __init__(self, home: Path, folder: Path, brokers: int = 1) -> None:
         self.home, self.folder = home, folder
-        self.zookeeper_port, self.port = _free_port(), _free_port()
+        self.zookeeper_port, self.ports = _free_port(), [_free_port() for _ in range(brokers)]
         self._zookeeper: subprocess.Popen[bytes] | None = None
-        self._kafka: subprocess.Popen[bytes] | None = None
+        self._kafka: dict[int, subprocess.Popen[bytes]] = {}
         (folder / "log4j.properties").write_text(
             "log4j.rootLogger=WARN, out\nlog4j.appender.out=org.apache.log4j.ConsoleAppender\n"
             "log4j.appender.out.layout=org.apache.log4j.PatternLayout\nlog4j.appender.out.layout.ConversionPattern=%d %p %m%n\n")
         (folder / "zookeeper.properties").write_text(
             f"dataDir={folder / 'zookeeper'}\nclientPort={self.zookeeper_port}\nclientPortAddress=127.0.0.1\ntickTime=300\n")
-        (folder / "server.properties").write_text(
-            f"broker.id=0\nlisteners=PLAINTEXT://127.0.0.1:{self.port}\nlog.dirs={folder / 'logs'}\n"
-            f"zookeeper.connect=127.0.0.1:{self.zookeeper_port}\nzookeeper.session.timeout.ms={round(SESSION_S * 1e3)}\n"
-            "num.network.threads=1\nnum.io.threads=2\nnum.partitions=1\noffsets.topic.num.partitions=1\noffsets.topic.replication.factor=1\n"
-            "auto.create.topics.enable=true\nlog.cleaner.enable=false\ngroup.min.session.timeout.ms=1000\n"
-            "message.max.bytes=16777216\nreplica.fetch.max.bytes=16777216\n")
+        for i, port in enumerate(self.ports):
+            (folder / f"server{i}.properties").write_text(
+                f"broker.id={i}\nlisteners=PLAINTEXT://127.0.0.1:{port}\nlog.dirs={folder / f'logs{i}'}\n"
+                f"zookeeper.connect=127.0.0.1:{self.zookeeper_port}\nzookeeper.session.timeout.ms={round(SESSION_S * 1e3)}\n"
+                "num.network.threads=1\nnum.io.threads=2\nnum.partitions=1\noffsets.topic.num.partitions=1\n"
+                f"default.replication.factor={brokers}\noffsets.topic.replication.factor={brokers}\n"
+                f"min.insync.replicas={brokers // 2 + 1}\nunclean.leader.election.enable=false\n"
+                "auto.create.topics.enable=true\nlog.cleaner.enable=false\ngroup.min.session.timeout.ms=1000\n"
+                "message.max.bytes=16777216\nreplica.fetch.max.bytes=16777216\nreplica.lag.time.max.ms=3000\n")
 
     @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(f"127.0.0.1:{port}" for port in self.ports)
 
     @property
     def version(self) -> tuple[int, ...] | None:
@@ -68,28 +71,28 @@ class Broker:
     def start(self) -> None:
         self._zookeeper = self._jvm("org.apache.zookeeper.server.quorum.QuorumPeerMain", "zookeeper.properties")
         self._wait(self._zookeeper, self.zookeeper_port)
-        self.start_kafka()
+        for i in range(len(self.ports)):
+            self.start_kafka(i)
 
-    def start_kafka(self) -> None:
-        self._kafka = self._jvm("kafka.Kafka", "server.properties")
-        self._wait(self._kafka, self.port)
+    def start_kafka(self, i: int = 0) -> None:
+        self._kafka[i] = self._jvm("kafka.Kafka", f"server{i}.properties")
+        self._wait(self._kafka[i], self.ports[i])
 
-    def kill_kafka(self) -> None:
-        assert self._kafka is not None
-        self._kafka.kill()
-        self._kafka.wait()
+    def kill_kafka(self, i: int = 0) -> None:
+        self._kafka[i].kill()
+        self._kafka[i].wait()
         time.sleep(2 * SESSION_S)
 
     def stop(self) -> None:
-        for process in (self._kafka, self._zookeeper):
-            if process is not None and process.poll() is None:
+        for process in (*self._kafka.values(), *([self._zookeeper] if self._zookeeper else [])):
+            if process.poll() is None:
                 process.kill()
                 process.wait()
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """By the distribution's own tool: brokers before 0.10.1 have no request for it."""
         command = [*self._command("kafka.admin.TopicCommand"), "--zookeeper", f"127.0.0.1:{self.zookeeper_port}", "--create",
-                   "--topic", topic, "--partitions", str(partitions), "--replication-factor", "1"]
+                   "--topic", topic, "--partitions", str(partitions), "--replication-factor", str(len(self.ports))]
         subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     def _command(self, main: str) -> list[str]:
@@ -98,7 +101,7 @@ class Broker:
 
     def _jvm(self, main: str, properties: str) -> subprocess.Popen[bytes]:
         command = ["setpriv", "--pdeathsig", "KILL", *self._command(main), str(self.folder / properties)]
-        with (self.folder / f"{main}.log").open("ab") as log:
+        with (self.folder / f"{properties}.log").open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
 
     def _wait(self, process: subprocess.Popen[bytes], port: int) -> None:
@@ -125,8 +128,13 @@ def own_broker(tmp_path: Path) -> Iterator[Broker]:
     yield from _started(tmp_path)
 
 
-def _started(folder: Path) -> Iterator[Broker]:
-    broker = Broker(kafka_home(), folder)
+@pytest.fixture
+def three_brokers(tmp_path: Path) -> Iterator[Broker]:
+    yield from _started(tmp_path, 3)
+
+
+def _started(folder: Path, brokers: int = 1) -> Iterator[Broker]:
+    broker = Broker(kafka_home(), folder, brokers)
     try:
         broker.start()
         yield broker

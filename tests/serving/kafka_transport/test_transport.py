@@ -36,7 +36,7 @@ TIERS, ORDER = {"device1": "device", "edge1": "edge", "cloud1": "cloud"}, ("devi
 
 @pytest.fixture
 def cluster(broker: Any) -> Cluster:
-    return Cluster((broker.address,), broker.version)
+    return Cluster(broker.addresses, broker.version)
 
 
 def route(cluster: Cluster) -> Route:
@@ -273,7 +273,7 @@ def test_a_killed_replica_loses_nothing(broker: Any, cluster: Cluster) -> None:
 
     def replica() -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", sys.executable, str(Path(__file__).with_name("replica.py")), broker.address, version,
+            ["setpriv", "--pdeathsig", "KILL", sys.executable, str(Path(__file__).with_name("replica.py")), broker.addresses[0], version,
              there.topic, "g", "0.02"], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         return process
@@ -304,7 +304,7 @@ def test_a_killed_replica_loses_nothing(broker: Any, cluster: Cluster) -> None:
 
 def test_a_broker_that_dies_and_comes_back_loses_nothing(own_broker: Any) -> None:
     async def go() -> tuple[list[bytes], Any]:
-        there = route(Cluster((own_broker.address,), own_broker.version))
+        there = route(Cluster(own_broker.addresses, own_broker.version))
         client, server = KafkaClient("d", {"n": there}), KafkaServer("n", echo, there, "g", session_timeout_s=3)
         await client.start()
         await server.start()
@@ -323,9 +323,33 @@ def test_a_broker_that_dies_and_comes_back_loses_nothing(own_broker: Any) -> Non
     assert answers == [b"%d" % i for i in range(5)] and replies.matched == 6
 
 
+def test_one_of_three_brokers_dies_and_nothing_is_lost(three_brokers: Any) -> None:
+    """Topics on three brokers, two of which must have a message before it counts as sent."""
+    async def go() -> tuple[list[bytes], Any]:
+        there = route(Cluster(three_brokers.addresses, three_brokers.version))
+        client, server = KafkaClient("d", {"n": there}), KafkaServer("n", echo, there, "g", session_timeout_s=3)
+        await client.start()
+        await server.start()
+        assert await ask(client, b"before") == b"before"
+        killing = asyncio.create_task(asyncio.to_thread(three_brokers.kill_kafka, 0))
+        asked = []
+        for i in range(20):
+            asked.append(asyncio.create_task(ask(client, b"%d" % i)))
+            await asyncio.sleep(0.02)
+        try:
+            await killing
+            return list(await asyncio.gather(*asked)), client.replies
+        finally:
+            await server.stop()
+            await client.close()
+
+    answers, replies = asyncio.run(go())
+    assert answers == [b"%d" % i for i in range(20)] and replies.matched == 21
+
+
 def test_what_no_broker_takes_fails_for_its_sender_and_closing_ends(own_broker: Any) -> None:
     async def go() -> None:
-        there = route(Cluster((own_broker.address,), own_broker.version))
+        there = route(Cluster(own_broker.addresses, own_broker.version))
         producer = Producer(there.cluster, delivery_timeout_s=30)
         await producer.start()
         await producer.prepare(there.topic)
