@@ -19,7 +19,8 @@ class ExitRule:
 
     - ``max_probability``: the largest softmax probability is at least `threshold` (BranchyNet's complement).
     - ``entropy``: the softmax entropy, divided by log(classes) so that it lies in 0..1, is at most `threshold`
-      (BranchyNet, Teerapittayanon et al. 2016, section III, normalised as in DDNN, 2017).
+      (BranchyNet, Teerapittayanon et al. 2016, section III, normalised as in DDNN, 2017). With `upper`, also where it is above
+      that: samples so hard that going on is not expected to help (Chakrabarti et al. 2021: their metric falls for the hardest).
     - ``always``: the last exit within the step's stages answers, whatever it says (a fallback's "deepest exit").
     - ``none``: only the final exit answers.
 
@@ -29,14 +30,15 @@ class ExitRule:
     kind: RuleKind = "none"
     threshold: float = 0.0
     calibrated: bool = False
+    upper: float | None = None
 
     @classmethod
     def parse(cls, value: object) -> ExitRule:
-        """From JSON: None, or {"kind": ..., "threshold": ..., "calibrated": ...}. Raises ValueError."""
+        """From JSON: None, or {"kind": ..., "threshold": ..., "calibrated": ..., "upper": ...}. Raises ValueError."""
         if value is None:
             return cls()
-        if not isinstance(value, Mapping) or not set(value) <= {"kind", "threshold", "calibrated"}:
-            raise ValueError("an exit rule is null or an object of kind, threshold and calibrated")
+        if not isinstance(value, Mapping) or not set(value) <= {"kind", "threshold", "calibrated", "upper"}:
+            raise ValueError("an exit rule is null or an object of kind, threshold, calibrated and upper")
         kind, threshold = value.get("kind", "max_probability"), value.get("threshold", 0.0)
         if kind not in KINDS:
             raise ValueError(f"exit rule kind is one of {', '.join(KINDS)}, got {kind!r:.60}")
@@ -45,13 +47,19 @@ class ExitRule:
         calibrated = value.get("calibrated", False)
         if not isinstance(calibrated, bool):
             raise ValueError("exit rule calibrated is true or false")
-        return cls(cast(RuleKind, kind), float(threshold), calibrated)
+        upper = value.get("upper")
+        if upper is None:
+            return cls(cast(RuleKind, kind), float(threshold), calibrated)
+        if kind != "entropy" or isinstance(upper, bool) or not isinstance(upper, int | float) or not threshold <= upper <= 1e9:
+            raise ValueError("exit rule upper goes with kind entropy and is a number of at least the threshold")
+        return cls("entropy", float(threshold), calibrated, float(upper))
 
     def to_json(self) -> dict[str, Any] | None:
         """The JSON that `parse` reads."""
         if self.kind == "none":
             return None
-        return {"kind": self.kind, "threshold": self.threshold, **({"calibrated": True} if self.calibrated else {})}
+        return {"kind": self.kind, "threshold": self.threshold, **({"calibrated": True} if self.calibrated else {}),
+                **({} if self.upper is None else {"upper": self.upper})}
 
     def fires(self, logits: NDArray[np.float32], temperature: float = 1.0) -> bool:
         """Whether an exit with these logits (1, classes) and this temperature answers; `always` is decided by the place."""
@@ -59,7 +67,8 @@ class ExitRule:
         if self.kind == "max_probability":
             return max_probability(logits) >= self.threshold
         if self.kind == "entropy":
-            return normalised_entropy(logits) <= self.threshold
+            h = normalised_entropy(logits)
+            return h <= self.threshold or (self.upper is not None and h > self.upper)
         return False
 
     def scaled(self, logits: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:

@@ -12,12 +12,14 @@ class ExitRule:
 
     `max_probability`: largest softmax probability >= threshold. `entropy`: softmax entropy divided by log(classes),
     between 0 and 1, <= threshold (the normalised entropy of DDNN, ICDCS 2017). `always`: the last exit within the step's
-    stages answers, whatever it says. `calibrated`: of the logits divided by the exit's temperature in the catalogue.
+    stages answers, whatever it says. `calibrated`: of the logits divided by the exit's temperature in the catalogue. `upper`:
+    with `entropy`, the exit answers above it too.
     """
 
     kind: str
     threshold: float
     calibrated: bool = False
+    upper: float | None = None
 
 
 @dataclass(frozen=True)

@@ -48,3 +48,16 @@ def test_a_calibrated_rule_looks_at_logits_divided_by_the_temperature() -> None:
     assert ExitRule.parse(calibrated.to_json()) == calibrated and ExitRule.parse(plain.to_json()) == plain
     with pytest.raises(ValueError, match="calibrated"):
         ExitRule.parse({"kind": "entropy", "threshold": 0.1, "calibrated": "yes"})
+
+
+def test_an_upper_end_keeps_what_is_too_hard() -> None:
+    rule = ExitRule.parse({"kind": "entropy", "threshold": 0.3, "upper": 0.8, "calibrated": True})
+    assert ExitRule.parse(rule.to_json()) == rule
+    assert ExitRule.parse({"kind": "entropy", "threshold": 0.3, "upper": None}) == ExitRule("entropy", 0.3)
+    certain, unsure, hopeless = logits_of(0.98, 0.01, 0.01), logits_of(0.7, 0.2, 0.1), logits_of(0.34, 0.33, 0.33)
+    assert [rule.fires(logits) for logits in (certain, unsure, hopeless)] == [True, False, True]
+    assert not rule.fires(certain, temperature=4.0), "of the calibrated probabilities"
+    for wrong in ({"kind": "entropy", "threshold": 0.3, "upper": 0.2}, {"kind": "max_probability", "threshold": 0.3, "upper": 0.8},
+                  {"kind": "entropy", "threshold": 0.3, "upper": "high"}):
+        with pytest.raises(ValueError, match="upper"):
+            ExitRule.parse(wrong)

@@ -76,9 +76,9 @@ class Agreement:
         return self.excess <= 1e-6 and (self.queue_s < self.image_s or not self.image_s)
 
 
-def decide(bucket: Bucket, unit_ns: int, table: Sequence[float | None], h: FloatArray,
+def decide(bucket: Bucket, unit_ns: int, table: Sequence[tuple[float, float] | None], h: FloatArray,
            scheduled_ns: npt.NDArray[np.integer]) -> BoolArray:
-    """Offload (T,) by the entropies h (T,) in nats and the thresholds of each level from one token to full.
+    """Offload (T,) by the entropies h (T,) in nats, above and up to the two of each level from one token to full.
 
     Levels are integers, `unit_ns` to a part, so that any schedule is exact.
     """
@@ -87,8 +87,8 @@ def decide(bucket: Bucket, unit_ns: int, table: Sequence[float | None], h: Float
     for i, gap in enumerate(np.diff(scheduled_ns, prepend=scheduled_ns[:1]).tolist()):
         level = min(full, level + bucket.refill * gap)
         row = (level + unit_ns // 10_000) // unit_ns - bucket.token  # a schedule is rounded to ns
-        least = table[row] if row >= 0 else None
-        offload[i] = least is not None and h[i] > least
+        ends = table[row] if row >= 0 else None
+        offload[i] = ends is not None and ends[0] < h[i] <= ends[1]
         level -= token * bool(offload[i])
     return offload
 

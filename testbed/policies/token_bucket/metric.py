@@ -17,6 +17,7 @@ BANDWIDTHS = tuple(2.0**-k for k in range(8, 3, -1))  # of the range of the entr
 RANK_CAP = 10
 
 FloatArray = npt.NDArray[np.float64]
+Threshold = float | tuple[float, float] | None  # entropies that are offloaded: above h, above h and up to an upper end, none
 
 
 def cost(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], kind: Cost = "top1") -> FloatArray:
@@ -70,11 +71,29 @@ class Metric:
         """The metric (N,) of images by the logits (N, classes) of the weak model."""
         return np.interp(entropy(weak_logits, self.temperature), self.entropies, self.values)
 
-    def entropy_at(self, thresholds: npt.NDArray[np.floating]) -> list[float | None]:
-        """The entropy where the metric first reaches each threshold; None where it never does."""
-        highest = np.maximum.accumulate(self.values)
-        first = np.searchsorted(highest, thresholds, side="left")
-        return [float(self.entropies[i]) if i < len(highest) else None for i in first]
+    def entropy_at(self, thresholds: npt.NDArray[np.floating]) -> list[Threshold]:
+        """Entropies where the metric is at or above each threshold: above h, or above h and up to an upper end; None: nowhere.
+
+        Ends lie between points of the table, where the metric crosses the threshold; 0 when it begins above it. A metric that
+        falls below the threshold in between and rises again counts as above it there.
+        """
+        found: list[Threshold] = []
+        for threshold in np.asarray(thresholds, float):
+            above = np.flatnonzero(self.values >= threshold)
+            if not len(above):
+                found.append(None)
+                continue
+            first, last = int(above[0]), int(above[-1])
+            low = 0.0 if first == 0 else self._crossing(first - 1, threshold)
+            if last == len(self.values) - 1:
+                found.append(low)
+            else:
+                found.append((low, self._crossing(last, threshold)))
+        return found
+
+    def _crossing(self, before: int, threshold: float) -> float:
+        (h, h_next), (m, m_next) = self.entropies[before:before + 2], self.values[before:before + 2]
+        return float(h + (h_next - h) * (threshold - m) / (m_next - m))
 
 
 def regress(h: FloatArray, reward: FloatArray, at: FloatArray, bandwidth: float) -> FloatArray:

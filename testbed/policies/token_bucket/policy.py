@@ -14,6 +14,8 @@ from testbed.policies.token_bucket.bucket import Bucket
 from testbed.policies.token_bucket.meter import Meter
 from testbed.policies.token_bucket.wire import bucket_of, offload_bytes
 
+Entropy = float | Sequence[float] | None  # of one level: threshold, [threshold, upper end], or never
+
 
 class TokenBucket(Policy):
     """Runs a weak model on the device; a token lets a strong one on a server answer instead.
@@ -22,7 +24,8 @@ class TokenBucket(Policy):
     The bucket's level at the request's scheduled instant picks a threshold h from the table. The weak answer stands when the
     calibrated entropy of its probabilities is at most h; else the server is asked, and a token is spent. Below one token the
     weak answer stands always, and when the server cannot be reached. The table is a study's (`policy_r*_b*.yaml` of a
-    token_bucket study): MDP thresholds, translated from the metric to the entropy where the metric first reaches them.
+    token_bucket study): MDP thresholds, translated from the metric to the entropy. Where the metric falls again for the hardest
+    images, a level has two entropies, and the weak answer stands above the second too.
 
     ### Conforms
     Requests that are under way count as if each had spent a token, until their outcome is known. So of the requests that are
@@ -34,7 +37,7 @@ class TokenBucket(Policy):
     |---|---|---|---|
     | rate | images per unit of time, or a rate such as `12kbit` | 0.1 | of the bucket; it starts full |
     | depth | images, or a size such as `16KB` | 4 | of the bucket |
-    | entropy | nats | 1.0 | threshold per level from one token to full, or one for all; null: never offload at this level |
+    | entropy | nats | 1.0 | threshold, or [threshold, upper end], per level from one token to full; or one for all; null: keep |
     | unit_s | s | 1 | the unit of time; a study counts in arrivals, so the mean time between requests |
     | model, exit | | the scenario's, its first exit | weak model, and the exit that gives its answer: its first |
     | strong | | the weak model | model on the server; the weak one: its remaining stages, and the tensor is sent, not the image |
@@ -55,7 +58,7 @@ class TokenBucket(Policy):
     all_foreseen: ClassVar[bool] = True
 
     def __init__(self, context: Context, rate: float | str = 0.1, depth: float | str = 4.0,
-                 entropy: float | Sequence[float | None] = 1.0, unit_s: float = 1.0, exit: str | None = None,
+                 entropy: float | Sequence[Entropy] = 1.0, unit_s: float = 1.0, exit: str | None = None,
                  model: str | None = None, strong: str | None = None, node: str | None = None, codec: str = "raw") -> None:
         """Raises ValueError, InputError for options that cannot be."""
         super().__init__(context)
@@ -72,7 +75,7 @@ class TokenBucket(Policy):
         self.table = table_of(entropy, self.bucket)  # nats
         scale = math.log(self.weak.output_bytes[-1] // 4)  # the rule's entropy is divided by log(classes)
         self._keep = Plan("keep", (self._step(ExitRule("always", 0.0)),))
-        self._plans = [self._keep if h is None else self._offer(h / scale) for h in self.table]
+        self._plans = [self._keep if ends is None else self._offer(*(h / scale for h in ends)) for ends in self.table]
         self._meter = Meter(self.bucket, self.unit_ns)
         self._scores: dict[str, float] = {}
 
@@ -105,10 +108,10 @@ class TokenBucket(Policy):
         """Of the last decision: tokens, requests under way that may spend one, threshold (normalised entropy; -1: keeps)."""
         return self._scores
 
-    def _offer(self, threshold: float) -> Plan:
+    def _offer(self, threshold: float, upper: float) -> Plan:
+        rule = ExitRule("entropy", threshold, calibrated=True, upper=upper if math.isfinite(upper) else None)
         rest = Step(self.server, self.strong.name, self._begin, self.strong.num_stages, self._codec)
-        return Plan(f"offer-{threshold:.3f}", (self._step(ExitRule("entropy", threshold, calibrated=True)), rest),
-                    fallback=self._keep.steps)
+        return Plan(f"offer-{threshold:.3f}", (self._step(rule), rest), fallback=self._keep.steps)
 
     def _step(self, rule: ExitRule) -> Step:
         return Step(self.context.device, self.weak.name, 0, self._stop, exit=rule)
@@ -130,11 +133,16 @@ def weak_stop(weak: ModelInfo, exit: str | None, alone: bool) -> int:
     return weak.exits[first] + 1
 
 
-def table_of(entropy: float | Sequence[float | None], bucket: Bucket) -> list[float | None]:
-    """Thresholds (levels,) in nats. Raises ValueError."""
-    table: list[float | None] = list(entropy) if isinstance(entropy, Sequence) else [entropy] * bucket.levels
+def table_of(entropy: float | Sequence[Entropy], bucket: Bucket) -> list[tuple[float, float] | None]:
+    """Entropies (levels,) in nats above which, and up to which (infinity: any), an image is offloaded. Raises ValueError."""
+    table: list[Entropy] = list(entropy) if isinstance(entropy, Sequence) else [entropy] * bucket.levels
     if len(table) != bucket.levels:
         raise ValueError(f"entropy: has {len(table)} values, and this bucket has {bucket.levels} levels from one token to full")
-    if any(h is not None and not (math.isfinite(h) and h >= 0) for h in table):
-        raise ValueError("entropy: thresholds are at least 0, or null")
-    return table
+    return [None if h is None else _ends(h) for h in table]
+
+
+def _ends(value: float | Sequence[float]) -> tuple[float, float]:
+    ends = tuple(value) if isinstance(value, Sequence) else (value, math.inf)
+    if len(ends) != 2 or not all(isinstance(h, int | float) for h in ends) or not 0 <= ends[0] <= ends[1] or ends[0] == math.inf:
+        raise ValueError(f"entropy: {value!r} is no threshold of at least 0, nor [threshold, upper end], nor null")
+    return ends

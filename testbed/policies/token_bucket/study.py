@@ -169,7 +169,8 @@ def _live_policies(cells: Sequence[Cell], spec: TokenBucketStudy, pair: Pair) ->
     for cell in cells:
         rule = cell.rules.get("mdp")
         if isinstance(rule, Mdp):
-            table = [None if h is None else round(h, 4) for h in pair.metric.entropy_at(rule.thresholds.values)]
+            ends = pair.metric.entropy_at(rule.thresholds.values)
+            table = [[round(h, 4) for h in e] if isinstance(e, tuple) else e if e is None else round(e, 4) for e in ends]
             strong = {} if spec.strong.model == spec.weak.model else {"strong": spec.strong.model}
             options = {"rate": cell.rate, "depth": cell.depth, "model": spec.weak.model, **strong, "entropy": table}
             entry = [{"name": "token-bucket", "policy": "token-bucket", "options": options}]

@@ -19,9 +19,10 @@ def test_on_the_studies_schedule_it_decides_as_they_do(bucket: Bucket) -> None:
     first = np.array([next((level for level, t in enumerate(table, bucket.token) if t is not None and x > t), bucket.never)
                       for x in h])
     expected = spend(bucket, first[None], intervals[None])[0]
-    assert (decide(bucket, 250_000_000, table, h, scheduled_ns) == expected).all() and expected.any()
+    ends = [None if t is None else (t, np.inf) for t in table]
+    assert (decide(bucket, 250_000_000, ends, h, scheduled_ns) == expected).all() and expected.any()
     rounded = (scheduled_ns * (1e9 / 3) / 250_000_000).astype(np.int64)  # three a second: no whole number of ns
-    assert (decide(bucket, 333_333_333, table, h, rounded) == expected).all()
+    assert (decide(bucket, 333_333_333, ends, h, rounded) == expected).all()
 
 
 def test_excess_is_that_of_the_worst_window() -> None:

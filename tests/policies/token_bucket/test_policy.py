@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
 
+from testbed.inference.exits import ExitRule as Rule
 from testbed.policies.check import check_policy
 from testbed.policies.knowledge import Observation, Outcome, Transfer
 from testbed.policies.plan import ExitRule, Plan
@@ -99,8 +101,21 @@ def test_options_that_cannot_be(options: dict[str, Any], says: str) -> None:
 def test_entropies_of_thresholds() -> None:
     h = np.linspace(0, 2, 1000)
     metric = Metric(1.0, 0.1, h, np.minimum(h, 1.0) - 0.5 * np.maximum(h - 1.5, 0))  # rises, stays, falls
-    found = metric.entropy_at(np.array([np.inf, 1.1, 0.5, 0.0]))
-    assert found[:2] == [None, None] and found[2] == pytest.approx(0.5, abs=0.003) and found[3] == 0
+    found = metric.entropy_at(np.array([np.inf, 1.1, 0.5, 0.0, 0.9]))
+    assert found[:2] == [None, None] and found[2] == pytest.approx(0.5, abs=1e-9) and found[3] == 0
+    assert found[4] == pytest.approx((0.9, 1.7), abs=1e-9), "above the second the metric has fallen again"
+
+
+def test_a_metric_that_falls_for_the_hardest_is_followed_exactly() -> None:
+    rng = np.random.default_rng(2)
+    h = np.linspace(0, 2.3, 1000)
+    metric = Metric(1.0, 0.1, h, 0.4 * np.sin(h * 1.1))  # peaks at 1.43 nats
+    logits = rng.normal(0, rng.uniform(0.1, 6, (500, 1)), (500, 10)).astype(np.float32)
+    for threshold in (0.05, 0.2, 0.24, 0.3, 0.39):  # the metric ends at 0.23
+        policy = TokenBucket(CONTEXT, 0.25, 1, metric.entropy_at(np.array([threshold])))  # one level
+        rule = Rule.parse(asdict(policy.plans()[0].steps[0])["exit"])
+        wanted = metric(logits) >= threshold
+        assert [not rule.fires(row[None]) for row in logits] == wanted.tolist() and 0 < wanted.sum() < len(wanted)
 
 
 def test_two_models_weak_on_the_device_then_the_image_to_the_strong_one() -> None:
