@@ -61,6 +61,7 @@ def describe(direction: Any) -> str:
         parts.append("trace " + "+".join(Path(t).name for t in direction.trace))
     elif direction.rate is not None:
         parts.append(f"{direction.rate / 1e6:g} Mbit/s")
+        parts += [f"burst {direction.burst / 1e3:g} kB"] if direction.burst is not None else []
     else:
         parts.append("no rate limit")
     if direction.delay:
