@@ -56,7 +56,7 @@ def test_an_upper_end_keeps_what_is_too_hard() -> None:
     assert ExitRule.parse({"kind": "entropy", "threshold": 0.3, "upper": None}) == ExitRule("entropy", 0.3)
     certain, unsure, hopeless = logits_of(0.98, 0.01, 0.01), logits_of(0.7, 0.2, 0.1), logits_of(0.34, 0.33, 0.33)
     assert [rule.fires(logits) for logits in (certain, unsure, hopeless)] == [True, False, True]
-    assert not rule.fires(certain, temperature=4.0), "of the calibrated probabilities"
+    assert not rule.fires(certain, temperature=3.0), "entropy 0.75 once calibrated"
     for wrong in ({"kind": "entropy", "threshold": 0.3, "upper": 0.2}, {"kind": "max_probability", "threshold": 0.3, "upper": 0.8},
                   {"kind": "entropy", "threshold": 0.3, "upper": "high"}):
         with pytest.raises(ValueError, match="upper"):
