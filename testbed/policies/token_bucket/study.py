@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
 
+from testbed.inference.catalogue import load_catalogue
 from testbed.measurement.study import Finding, StudyOutcome
 from testbed.policies.token_bucket import cameras as cam
 from testbed.policies.token_bucket.bucket import Bucket
@@ -17,9 +19,10 @@ from testbed.policies.token_bucket.dqn import Dqn
 from testbed.policies.token_bucket.engine import Cell, Comparison, difference, make_stream
 from testbed.policies.token_bucket.findings import camera_findings, findings_of, period_findings, spread_findings
 from testbed.policies.token_bucket.mdp import solve
+from testbed.policies.token_bucket.metric import Threshold
 from testbed.policies.token_bucket.pair import Pair, load_pair
 from testbed.policies.token_bucket.periods import periods
-from testbed.policies.token_bucket.rules import Mdp
+from testbed.policies.token_bucket.rules import Mdp, Naive
 from testbed.policies.token_bucket.spec import Images as ImageSource
 from testbed.policies.token_bucket.spec import TokenBucketStudy
 
@@ -164,18 +167,32 @@ def _policies(cells: Sequence[Cell]) -> dict[str, bytes]:
 
 
 def _live_policies(cells: Sequence[Cell], spec: TokenBucketStudy, pair: Pair) -> dict[str, bytes]:
-    """MDP tables as entries for a scenario's `policies:`; `unit_s` is to be added where requests are not one second apart."""
+    """MDP and naive thresholds as entries for a scenario's `policies:`; none where the strong answer is an early exit's.
+
+    `unit_s` is to be added where requests are not one second apart.
+    """
+    exits = list(load_catalogue(Path(spec.catalogue))[spec.strong.model].exits)
+    if spec.strong.exit not in (None, exits[-1].name):
+        return {}
+    models = {"model": spec.weak.model, **({} if spec.weak.exit is None else {"exit": spec.weak.exit}),
+              **({} if spec.strong.model == spec.weak.model else {"strong": spec.strong.model})}
     files = {}
     for cell in cells:
-        rule = cell.rules.get("mdp")
-        if isinstance(rule, Mdp):
-            ends = pair.metric.entropy_at(rule.thresholds.values)
-            table = [[round(h, 4) for h in e] if isinstance(e, tuple) else e if e is None else round(e, 4) for e in ends]
-            strong = {} if spec.strong.model == spec.weak.model else {"strong": spec.strong.model}
-            options = {"rate": cell.rate, "depth": cell.depth, "model": spec.weak.model, **strong, "entropy": table}
-            entry = [{"name": "token-bucket", "policy": "token-bucket", "options": options}]
-            files[f"policy_r{cell.rate:g}_b{cell.depth:g}.yaml"] = yaml.safe_dump(entry, sort_keys=False).encode()
+        mdp, naive, entries = cell.rules.get("mdp"), cell.rules.get("naive"), []
+        if isinstance(mdp, Mdp):
+            entries.append(_entry("token-bucket", cell, models, pair.metric.entropy_at(mdp.thresholds.values)))
+        if isinstance(naive, Naive):
+            levels = np.full(cell.bucket.levels, naive.threshold)
+            entries.append(_entry("naive", cell, models, pair.metric.entropy_at(levels)))
+        if entries:
+            files[f"policy_r{cell.rate:g}_b{cell.depth:g}.yaml"] = yaml.safe_dump(entries, sort_keys=False).encode()
     return files
+
+
+def _entry(name: str, cell: Cell, models: Mapping[str, str], ends: Sequence[Threshold]) -> dict[str, Any]:
+    table = [[round(h, 4) for h in e] if isinstance(e, tuple) else e if e is None else round(e, 4) for e in ends]
+    options = {"rate": cell.rate, "depth": cell.depth, **models, "entropy": table}
+    return {"name": name, "policy": "token-bucket", "options": options}
 
 
 def _pair_table(pair: Pair) -> pd.DataFrame:

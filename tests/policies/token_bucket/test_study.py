@@ -73,13 +73,14 @@ def test_the_trained_policies_are_kept_with_the_results(result: StudyResult) -> 
 
 
 def test_the_thresholds_are_written_for_a_running_network(result: StudyResult) -> None:
-    entry = yaml.safe_load((result.folder / "policy_r0.1_b3.yaml").read_text())[0]
+    entry, naive = yaml.safe_load((result.folder / "policy_r0.1_b3.yaml").read_text())
     context = made_up_context()
     options = {**entry["options"], "model": "base"}  # of the made-up system, with an early exit too
     policy = make_policy(PolicySpec(name=entry["name"], policy=entry["policy"], options=options), context)
     assert isinstance(policy, TokenBucket) and len(options["entropy"]) == Bucket.of(0.1, 3).levels
     finite = [h for h in options["entropy"] if h is not None]
     assert finite == sorted(finite, reverse=True), "the more tokens, the less it takes"
+    assert naive["name"] == "naive" and len(set(naive["options"]["entropy"])) == 1, "one threshold"
 
 
 def test_further_tables(result: StudyResult) -> None:
