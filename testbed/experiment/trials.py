@@ -14,6 +14,7 @@ from testbed.experiment.content import Content, names_of_policy
 from testbed.experiment.oracle_plans import plans_of
 from testbed.inference.catalogue import ModelInfo as CatalogueEntry
 from testbed.inference.compute import ComputeProfile, load_profile
+from testbed.measurement.format import swept
 from testbed.measurement.limits import Limits
 from testbed.policies import Context, NodeInfo, Policy, make_policy
 from testbed.policies.static import Fixed
@@ -54,7 +55,7 @@ class Trial:
     @property
     def label(self) -> str:
         """What progress lines show."""
-        point = " ".join(f"{k.split('.')[-1]}={v}" for k, v in self.point.items())
+        point = " ".join(f"{k.split('.')[-1]}={swept(v)}" for k, v in self.point.items())
         return " ".join(filter(None, (self.policy.name, point, f"#{self.repeat}" if self.scenario.repeats > 1 else "")))
 
     def config(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from testbed.errors import InputError
+from testbed.measurement.format import swept
 from testbed.measurement.records import HOPS, LINKS, NODES, ORACLE, REQUESTS, Table, empty_table, read_table
 
 MANIFEST = "manifest.json"
@@ -51,7 +52,7 @@ class Trial:
     @property
     def label(self) -> str:
         """`split, rate=2, repeat 0`."""
-        point = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in self.sweep_point.items()]
+        point = [f"{key.rsplit('.', 1)[-1]}={swept(value)}" for key, value in self.sweep_point.items()]
         return ", ".join([self.policy, *point, f"repeat {self.manifest.get('repeat', 0)}"])
 
     @property
