@@ -210,8 +210,9 @@ class _Chosen:
         """Of the plan, up to the exit at which it left, when that is known. A plan that takes longer than the time-out gives way
         to its fallback then, one whose node is down after a round trip; a backup answers when it is earlier."""
         taken = float(alone_s(self.plan, truth, since_ns, exit_id))
-        if self.fallback is not None and taken > timeout_s:
-            first = next(piece for piece in self.plan.branches[0].pieces if piece.dst is not None)
+        # the last branch goes all the way: the first may leave at an exit on the device
+        first = next((piece for piece in self.plan.branches[-1].pieces if piece.dst is not None), None)
+        if self.fallback is not None and taken > timeout_s and first is not None:
             way = truth.way(first.src, first.dst or "")
             refused = not truth.works_at(first.dst or "", since_ns, since_ns)
             waited_s = 2 * sum(truth.sides[pair].delay_s for pair in way) if refused else timeout_s

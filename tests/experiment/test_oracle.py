@@ -22,7 +22,7 @@ from testbed.measurement.regret_section import regret_section
 from testbed.measurement.summary import group_trials, write_run_tables
 from testbed.measurement.trial import load_run, load_trial
 from testbed.measurement.wire import wire_bytes
-from testbed.policies import Context, Plan, Step
+from testbed.policies import Context, ExitRule, Plan, Step
 from testbed.policies.knowledge import to_json
 from testbed.policies.replay import replay_decisions
 from testbed.schema.files import read_document
@@ -165,6 +165,20 @@ def test_the_chosen_plan_counts_with_its_fallback_and_its_backup(tmp_path: Path)
     expected = {"r0": 0.020 + device_s(), "r1": edge_s(1e6), "r2": 2.0 + device_s(), "r3": edge_s(1e6), "r4": 0.05 + device_s(),
                 "r5": edge_s(1e6)}
     assert chosen["chosen_latency_s"].dropna().to_dict() == pytest.approx(expected, abs=2e-4)
+
+
+def test_a_plan_that_could_have_left_on_the_device_falls_back_like_any_other(tmp_path: Path) -> None:
+    """Its uplink is down: the first exit did not answer, so the rest times out and the device does it all again."""
+    exits = told().models[MODEL].exits
+    cut = min(exits.values()) + 1
+    leaves = Plan("l", (Step("device1", MODEL, 0, cut, exit=ExitRule("max_probability", 0.9)), Step("edge1", MODEL, cut, 6)),
+                  fallback=(Step("device1", MODEL, 0, 6),))
+    made = scenario(events=[{"at": "0s", "kind": "link_down", "link": "device1-edge1", "direction": "up"}])
+    folder = write_trial(tmp_path / "c" / "0", made, MINE, [leaves], [1.0], [2.2])
+    rows = pd.read_csv(folder / "requests.csv").assign(error_type="fallback:timeout")
+    rows.to_csv(folder / "requests.csv", index=False)
+    chosen = hindsight(load_trial(folder), Oracle(codecs=["raw"], chains=False)).requests
+    assert chosen["chosen_latency_s"].tolist() == pytest.approx([2.0 + device_s()], abs=2e-4)
 
 
 def test_fixed_plans_wait_for_their_own_requests_one_at_a_time(tmp_path: Path) -> None:
