@@ -7,6 +7,8 @@ copies asks for two. Only requests that reach the node count: those that it serv
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import numpy as np
 
 from testbed.placement.base import Placement, Slot
@@ -28,9 +30,9 @@ class _Cache(Placement):
         self.hit(asked(self.problem, slot, self.candidates, self.copy), slot)
         return self._fill()
 
+    @abstractmethod
     def hit(self, requests: FloatArray, slot: Slot) -> None:
         """Update the scores with what was asked of every model (V, M) in the slot."""
-        raise NotImplementedError
 
     def _fill(self) -> BoolArray:
         problem = self.problem
