@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from testbed.placement.olag import Olag
 from testbed.placement.popularity import Demand
 from testbed.placement.problem import Problem
 from testbed.placement.topologies import Tier, tree
+from testbed.schema.user_class import load_user_class
 
 BUILT_IN: dict[str, type[Placement]] = {cls.id: cls for cls in (Fixed, Infida, OfflineInfida, Olag, StaticGreedy, Lru, Lfu)}
 
@@ -55,21 +54,8 @@ def check_options(policy: str, options: Mapping[str, Any], key: str = "policies"
 
 
 def _load_class(name: str, key: str) -> type[Placement]:
-    file, _, attribute = name.rpartition(":")
-    if not file.endswith(".py"):
+    if not name.rpartition(":")[0].endswith(".py"):
         raise InputError("there is no such placement", key=f"{key}.policy", value=name,
                          remedy=f"use one of {', '.join(sorted(BUILT_IN))}, or a file such as my_placement.py:MyPlacement")
-    spec = importlib.util.spec_from_file_location(f"testbed_user_placement_{Path(file).stem}", file)
-    if spec is None or spec.loader is None or not Path(file).is_file():
-        raise InputError("there is no such placement file", key=f"{key}.policy", value=file, remedy="check the path")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"cannot be loaded: {type(error).__name__}: {error}", file=file, key=f"{key}.policy",
-                         remedy="run the file with python to see the whole error") from error
-    cls = getattr(module, attribute, None)
-    if not (isinstance(cls, type) and issubclass(cls, Placement)):
-        raise InputError(f"has no class {attribute} derived from testbed.placement.Placement", file=file,
-                         key=f"{key}.policy", value=attribute, remedy="derive your class from Placement")
-    return cls
+    found: type[Placement] = load_user_class(name, Placement, "placement", f"{key}.policy")
+    return found

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
 from testbed.errors import InputError
 from testbed.policies.base import Policy
@@ -23,6 +21,7 @@ from testbed.policies.spinn import Spinn
 from testbed.policies.static import Fixed, compile_plan
 from testbed.policies.token_bucket.policy import TokenBucket
 from testbed.schema.scenario import PlanSpec, PolicySpec
+from testbed.schema.user_class import load_user_class
 
 BUILT_IN: dict[str, type[Policy]] = {  # published systems register here by name, one file each
     "dads": Dads,
@@ -49,7 +48,7 @@ def make_policy(spec: PlanSpec | PolicySpec, context: Context) -> Policy:
         if ".py:" not in spec.policy:
             raise InputError("there is no such policy", key=f"{key}.policy", value=spec.policy,
                              remedy=f"use {_known()}a file such as my_policy.py:MyPolicy")
-        cls = _load_class(spec.policy, key)
+        cls = load_user_class(spec.policy, Policy, "policy", f"{key}.policy")
     try:
         policy = cls(context, **spec.options)
     except (TypeError, ValueError) as error:
@@ -74,21 +73,3 @@ def with_defaults(plan: Plan, spec: PlanSpec | PolicySpec, context: Context) -> 
 
 def _known() -> str:
     return f"one of {', '.join(sorted(BUILT_IN))}, or " if BUILT_IN else ""
-
-
-def _load_class(name: str, key: str) -> type[Policy]:
-    file, _, attribute = name.rpartition(":")
-    spec = importlib.util.spec_from_file_location(f"testbed_user_policy_{Path(file).stem}", file)
-    if spec is None or spec.loader is None or not Path(file).is_file():
-        raise InputError("there is no such policy file", key=f"{key}.policy", value=file, remedy="check the path")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"cannot be loaded: {type(error).__name__}: {error}", file=file, key=f"{key}.policy",
-                         remedy="run the file with python to see the whole error") from error
-    cls = getattr(module, attribute, None)
-    if not (isinstance(cls, type) and issubclass(cls, Policy)):
-        raise InputError(f"has no class {attribute} derived from testbed.policies.Policy", file=file,
-                         key=f"{key}.policy", value=attribute, remedy="derive your class from Policy")
-    return cls
